@@ -1,0 +1,133 @@
+package wechatmedia
+
+// Tokens in JSON of any shape: which fields have the token and its expiry.
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+const (
+	// maxForeignLifetime is the longest that a token is used without asking again,
+	// if somebody else than WeChat says how long it lives.
+	maxForeignLifetime = 24 * time.Hour
+
+	// milliseconds tells Unix times in milliseconds from ones in seconds: it is
+	// the year 2001 in one and 33658 in the other.
+	milliseconds = 1e12
+)
+
+// tokenFields names fields of a JSON object; dots lead into objects in it.
+type tokenFields struct{ token, expiresIn, expiresAt string }
+
+func (f *tokenFields) setDefaults() {
+	if f.token == "" {
+		f.token = "access_token"
+	}
+	if f.expiresIn == "" {
+		f.expiresIn = "expires_in"
+	}
+}
+
+// parse reads a token and its expiry from JSON that was written at the given time
+// by the clock that its absolute times go by. unknown is taken for the lifetime
+// if the JSON has none; 0 makes that an error.
+func (f tokenFields) parse(body []byte, written, now time.Time, unknown time.Duration) (TokenReply, error) {
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return TokenReply{}, badReply("JSON that is broken off or of another shape")
+	}
+	if err := errcodeIn(doc); err != nil {
+		return TokenReply{}, err
+	}
+	var reply TokenReply
+	raw, ok := field(doc, f.token)
+	if !ok || json.Unmarshal(raw, &reply.AccessToken) != nil {
+		return TokenReply{}, badReply("no string in the field %s", f.token)
+	}
+	if err := checkToken(reply.AccessToken); err != nil {
+		return TokenReply{}, err
+	}
+	life, err := f.life(doc, written, now, unknown)
+	if err != nil {
+		return TokenReply{}, err
+	}
+	reply.ExpiresIn = min(life, maxForeignLifetime)
+	return reply, nil
+}
+
+// life is how long the token lives from now on.
+func (f tokenFields) life(doc map[string]json.RawMessage, written, now time.Time, unknown time.Duration) (time.Duration, error) {
+	number := func(name string) (n jsonNumber, ok bool) {
+		raw, ok := field(doc, name)
+		if ok {
+			_ = n.UnmarshalJSON(raw)
+		}
+		return n, ok && n != "null"
+	}
+	var life time.Duration
+	if at, ok := number(f.expiresAt); f.expiresAt != "" {
+		seconds, isNumber := at.float()
+		if !ok || !isNumber {
+			return 0, badReply("no number in the field %s", f.expiresAt)
+		}
+		if seconds >= milliseconds {
+			seconds /= 1000
+		}
+		seconds -= float64(now.UnixNano()) / 1e9
+		life = time.Duration(min(seconds, maxForeignLifetime.Seconds()) * float64(time.Second))
+	} else if in, ok := number(f.expiresIn); ok {
+		var err error
+		if life, err = in.seconds(maxForeignLifetime); err != nil {
+			return 0, err
+		}
+		life -= now.Sub(written)
+	} else if unknown > 0 {
+		life = unknown
+	} else {
+		return 0, badReply("no field %s", f.expiresIn)
+	}
+	if life <= 0 {
+		return 0, badReply("a token that has expired %v ago", (-life).Round(time.Second))
+	}
+	return life, nil
+}
+
+// field follows the dots of name into doc.
+func field(doc map[string]json.RawMessage, name string) (json.RawMessage, bool) {
+	head, rest, nested := strings.Cut(name, ".")
+	raw, ok := doc[head]
+	if !nested || !ok {
+		return raw, ok
+	}
+	var inner map[string]json.RawMessage
+	if json.Unmarshal(raw, &inner) != nil {
+		return nil, false
+	}
+	return field(inner, rest)
+}
+
+// errcodeIn returns WeChat's refusal, which whoever is asked may pass on.
+func errcodeIn(doc map[string]json.RawMessage) error {
+	var errcode jsonNumber
+	if raw, ok := doc["errcode"]; ok {
+		_ = errcode.UnmarshalJSON(raw)
+	}
+	code, ok := errcode.int()
+	if !ok || code == 0 {
+		return nil
+	}
+	refused := &ErrcodeError{Errcode: int(code)}
+	_ = json.Unmarshal(doc["errmsg"], &refused.Errmsg)
+	return refused
+}
+
+// checkFieldName finds what cannot be the name of a field.
+func checkFieldName(setting, name string) error {
+	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".") || strings.Contains(name, "..") {
+		return fmt.Errorf("%s: %q is not the name of a field; write for example data.access_token", setting, name)
+	}
+	return nil
+}
