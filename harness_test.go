@@ -1,0 +1,328 @@
+package wechatmedia
+
+// A gateway in this process for tests: configured by a Caddyfile, logging
+// everything at debug level into memory.
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
+)
+
+const (
+	testAppID  = "wx0123456789abcdef"
+	testSecret = "sentinel-app-secret-0123456789abcdef"
+)
+
+func init() { caddy.RegisterModule(memoryLog{}) }
+
+// memoryLog is a log output that tests can read.
+type memoryLog struct{}
+
+var memoryLogged struct {
+	sync.Mutex
+	bytes.Buffer
+}
+
+func (memoryLog) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.logging.writers.test_memory", New: func() caddy.Module { return new(memoryLog) }}
+}
+func (memoryLog) String() string    { return "memory" }
+func (memoryLog) WriterKey() string { return "memory" }
+func (memoryLog) OpenWriter() (io.WriteCloser, error) {
+	return memoryLog{}, nil
+}
+func (memoryLog) Close() error                                  { return nil }
+func (memoryLog) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+func (memoryLog) Write(p []byte) (int, error) {
+	memoryLogged.Lock()
+	defer memoryLogged.Unlock()
+	return memoryLogged.Write(p)
+}
+
+func loggedSoFar() string {
+	memoryLogged.Lock()
+	defer memoryLogged.Unlock()
+	return memoryLogged.String()
+}
+
+// gateway is a running Caddy with one site.
+type gateway struct {
+	t    testing.TB
+	URL  string
+	port string
+}
+
+// freePort returns a TCP port of the loopback interface that nobody listens on.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// startGateway runs a site with the given directives until the test ends.
+func startGateway(t testing.TB, directives string) *gateway {
+	t.Helper()
+	t.Setenv("TEST_WECHAT_SECRET", testSecret)
+	g := &gateway{t: t, port: freePort(t)}
+	g.URL = "http://127.0.0.1:" + g.port
+	memoryLogged.Lock()
+	memoryLogged.Reset()
+	memoryLogged.Unlock()
+	g.load(directives)
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	return g
+}
+
+// load replaces the site's directives, as a reload does.
+func (g *gateway) load(directives string) {
+	g.t.Helper()
+	if err := g.tryLoad(directives); err != nil {
+		g.t.Fatalf("loading: %v", err)
+	}
+}
+
+func (g *gateway) tryLoad(directives string) error {
+	g.t.Helper()
+	out, err := adapt(g.t, fmt.Sprintf(`{
+		admin off
+		persist_config off
+		auto_https off
+		debug
+		grace_period 1s
+		log {
+			output test_memory
+			level DEBUG
+		}
+	}
+	http://:%s {
+		bind 127.0.0.1
+		log {
+			output test_memory
+			level DEBUG
+		}
+		%s
+	}`, g.port, directives))
+	if err != nil {
+		return err
+	}
+	err = caddy.Load(out, true)
+	noRedirects.CloseIdleConnections()
+	return err
+}
+
+// do sends a request, which must get an answer.
+func (g *gateway) do(method, target string, header http.Header, body io.Reader) (*http.Response, []byte) {
+	g.t.Helper()
+	req, err := http.NewRequest(method, g.URL+target, body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	res, err := noRedirects.Do(req)
+	if errors.Is(err, io.EOF) && body == nil {
+		// a connection that the listener of a config now gone had accepted
+		res, err = noRedirects.Do(req)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return res, b
+}
+
+var noRedirects = &http.Client{
+	Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Timeout:       time.Minute,
+}
+
+func (g *gateway) get(target string) (*http.Response, []byte) {
+	g.t.Helper()
+	return g.do("GET", target, nil, nil)
+}
+
+// form is a multipart body with one file, as an SDK makes it.
+func form(t testing.TB, filename string, content []byte) (contentType string, body []byte) {
+	t.Helper()
+	var buf bytes.Buffer
+	w := multipart.NewWriter(&buf)
+	part, err := w.CreateFormFile("media", filename)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := part.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return w.FormDataContentType(), buf.Bytes()
+}
+
+// upload sends a file and returns the answer.
+func (g *gateway) upload(target, filename string, content []byte) (*http.Response, []byte) {
+	g.t.Helper()
+	contentType, body := form(g.t, filename, content)
+	return g.do("POST", target, http.Header{"Content-Type": {contentType}}, bytes.NewReader(body))
+}
+
+// picture is a file that begins as a JPEG does.
+func picture(t testing.TB, size int) []byte {
+	b := randomBytes(t, size)
+	copy(b, "\xff\xd8\xff\xe0\x00\x10JFIF")
+	return b
+}
+
+// upstream runs a handler in WeChat's place.
+func upstream(t testing.TB, h http.Handler) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// block is a wechat_media directive for the test app with more options.
+func block(upstreams string, options ...string) string {
+	return "wechat_media " + upstreams + " {\n\tapp " + testAppID + " {env.TEST_WECHAT_SECRET}\n\t" + strings.Join(options, "\n\t") + "\n}"
+}
+
+// wechat is the sandbox behind a recorder of everything that reaches it.
+type wechat struct {
+	t   testing.TB
+	URL string
+	*sandbox.Server
+
+	mu     sync.Mutex
+	seen   []seen
+	isDown bool
+}
+
+// seen is a request as WeChat received it.
+type seen struct {
+	method, uri, path, host string
+	header                  http.Header
+	body                    []byte
+	contentLength           int64
+	transferEncoding        []string
+}
+
+// startWechat runs WeChat's stand-in until the test ends.
+func startWechat(t testing.TB) *wechat {
+	t.Helper()
+	w := &wechat{t: t, Server: sandbox.New(sandbox.Options{
+		Apps: map[string]string{testAppID: testSecret, "wx2": testSecret}, KeepAlive: true,
+	})}
+	w.URL = upstream(t, w).URL
+	return w
+}
+
+func (w *wechat) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	s := seen{method: r.Method, uri: r.RequestURI, path: r.URL.Path, host: r.Host, header: r.Header.Clone(),
+		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding}
+	w.mu.Lock()
+	down := w.isDown
+	i := len(w.seen)
+	w.seen = append(w.seen, s)
+	w.mu.Unlock()
+	if down {
+		panic(http.ErrAbortHandler)
+	}
+	var body bytes.Buffer
+	r.Body = io.NopCloser(io.TeeReader(r.Body, &body))
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if i < len(w.seen) {
+			w.seen[i].body = body.Bytes()
+		}
+	}()
+	w.Server.ServeHTTP(rw, r)
+}
+
+func (w *wechat) revoke() {
+	w.RevokeTokens(testAppID)
+	w.RevokeTokens("wx2")
+}
+func (w *wechat) currentToken() string { return w.CurrentToken(testAppID) }
+
+// requests are those to anything but the token endpoint.
+func (w *wechat) requests() []seen {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []seen
+	for _, s := range w.seen {
+		if s.path != "/cgi-bin/stable_token" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// only returns the one request that went to a path.
+func (w *wechat) only(t testing.TB, path string) seen {
+	t.Helper()
+	var found []seen
+	for _, s := range w.requests() {
+		if s.path == path {
+			found = append(found, s)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d requests went to %s", len(found), path)
+	}
+	return found[0]
+}
+
+func (w *wechat) count(path string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.seen {
+		if s.path == path {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *wechat) reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = nil
+}
+
+// down makes WeChat drop every connection.
+func (w *wechat) down(down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isDown = down
+}

@@ -1,0 +1,216 @@
+package wechatmedia
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+)
+
+func randomBytes(t testing.TB, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestUploadIsReadFromItsBeginningByEachAttempt(t *testing.T) {
+	for _, size := range []int{1, uploadChunk - 1, uploadChunk, uploadChunk + 1, 5*uploadChunk + 7} {
+		body := randomBytes(t, size)
+		b := &budget{limit: 1 << 20}
+		u := newUpload(iotest.HalfReader(bytes.NewReader(body)), int64(size), b)
+
+		first := u.open(nil)
+		got := make([]byte, size/2)
+		if _, err := io.ReadFull(first, got); err != nil || !bytes.Equal(got, body[:size/2]) {
+			t.Fatalf("size %d: first half: %v", size, err)
+		}
+		if u.everSent() {
+			t.Errorf("size %d: half of the upload counts as all of it", size)
+		}
+		for range 2 {
+			if !u.replayable() {
+				t.Fatalf("size %d: not replayable within the budget", size)
+			}
+			a := u.open(nil)
+			if got, err := io.ReadAll(a); err != nil || !bytes.Equal(got, body) {
+				t.Fatalf("size %d: %d bytes, %v", size, len(got), err)
+			}
+			a.Close()
+		}
+		if !u.everSent() {
+			t.Errorf("size %d: was sent and is not known to be", size)
+		}
+		u.finish()
+		if b.used.Load() == 0 {
+			t.Errorf("size %d: memory given back while an attempt may read it", size)
+		}
+		first.Close()
+		first.Close()
+		if used := b.used.Load(); used != 0 {
+			t.Errorf("size %d: %d bytes of the budget are lost", size, used)
+		}
+	}
+}
+
+func TestUploadBeyondTheBudgetIsStreamedOnce(t *testing.T) {
+	body := randomBytes(t, 3*uploadChunk)
+	b := &budget{limit: 2 * uploadChunk}
+	u := newUpload(bytes.NewReader(body), int64(len(body)), b)
+	if used := b.used.Load(); used != 0 {
+		t.Fatalf("%d bytes reserved for nothing", used)
+	}
+	if !u.replayable() {
+		t.Error("not replayable before the first byte")
+	}
+	a := u.open(nil)
+	if got, err := io.ReadAll(a); err != nil || !bytes.Equal(got, body) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if u.replayable() {
+		t.Error("replayable without a record")
+	}
+	a.Close()
+	u.finish()
+	if used := b.used.Load(); used != 0 {
+		t.Errorf("budget has %d bytes in use", used)
+	}
+}
+
+// An attempt is given up while it waits for the caller: what the caller sends
+// next belongs to the following attempt.
+func TestUploadAttemptGivenUpInTheMiddleOfARead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := randomBytes(t, 2*uploadChunk)
+		pr, pw := io.Pipe()
+		u := newUpload(pr, int64(len(body)), &budget{limit: 1 << 20})
+		first, second := u.open(nil), u.open(nil)
+
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := io.ReadAll(first)
+			if !errors.Is(err, errUploadClosed) {
+				t.Errorf("given-up attempt ended with %v", err)
+			}
+		})
+		if _, err := pw.Write(body[:100]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // first sits in a read of the caller's body
+		first.Close()
+		wg.Go(func() {
+			if got, err := io.ReadAll(second); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d of %d bytes, %v", len(got), len(body), err)
+			}
+		})
+		synctest.Wait()
+		if _, err := pw.Write(body[100:]); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		second.Close()
+	})
+}
+
+func TestUploadEndsWithTheCallersError(t *testing.T) {
+	for _, limit := range []int64{0, 1 << 20} {
+		broken := errors.New("caller reset")
+		u := newUpload(io.MultiReader(bytes.NewReader(make([]byte, 10)), iotest.ErrReader(broken)), 20, &budget{limit: limit})
+		a := u.open(nil)
+		if n, err := io.Copy(io.Discard, a); n != 10 || !errors.Is(err, broken) {
+			t.Errorf("got %d bytes, %v", n, err)
+		}
+		if !errors.Is(u.callerErr(), broken) || u.replayable() {
+			t.Errorf("callerErr %v, replayable %v", u.callerErr(), u.replayable())
+		}
+
+		u = newUpload(bytes.NewReader(make([]byte, 10)), 20, &budget{limit: limit})
+		if _, err := io.ReadAll(u.open(nil)); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("a short upload ended with %v", err)
+		}
+	}
+}
+
+func TestGatherUpload(t *testing.T) {
+	body := randomBytes(t, 3*uploadChunk+5)
+	for _, tc := range []struct {
+		limit, budget int64
+		src           io.Reader
+		want          error
+	}{
+		{limit: int64(len(body)), budget: 1 << 20, src: bytes.NewReader(body)},
+		{limit: int64(len(body)) - 1, budget: 1 << 20, src: bytes.NewReader(body), want: errUploadTooLarge},
+		{limit: 1 << 20, budget: 3 * uploadChunk, src: bytes.NewReader(body), want: errUploadNoMemory},
+		{limit: 1 << 20, budget: 1 << 20, src: io.MultiReader(bytes.NewReader(body), iotest.ErrReader(io.ErrUnexpectedEOF)), want: io.ErrUnexpectedEOF},
+	} {
+		b := &budget{limit: tc.budget}
+		u, err := gatherUpload(tc.src, tc.limit, b, nil)
+		if !errors.Is(err, tc.want) {
+			t.Fatalf("got %v, want %v", err, tc.want)
+		}
+		if err == nil {
+			if u.length != int64(len(body)) || !u.replayable() {
+				t.Errorf("length %d, replayable %v", u.length, u.replayable())
+			}
+			a := u.open(nil)
+			if got, err := io.ReadAll(a); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			a.Close()
+			u.finish()
+		}
+		if used := b.used.Load(); used != 0 {
+			t.Errorf("%v: budget has %d bytes in use", tc.want, used)
+		}
+	}
+}
+
+func TestUploadAbandonWaitsForTheRead(t *testing.T) {
+	pr, pw := io.Pipe()
+	b := &budget{limit: 1 << 20}
+	u := newUpload(pr, 100, b)
+	a := u.open(nil)
+	done := make(chan error)
+	go func() {
+		_, err := io.ReadAll(a)
+		a.Close()
+		done <- err
+	}()
+	if _, err := pw.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	u.abandon(func() { pw.CloseWithError(io.ErrClosedPipe) })
+	if err := <-done; err == nil {
+		t.Error("the read of an abandoned upload succeeded")
+	}
+	if used := b.used.Load(); used != 0 {
+		t.Errorf("budget has %d bytes in use", used)
+	}
+}
+
+func TestBudgetIsNeverExceeded(t *testing.T) {
+	b := &budget{limit: 100}
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 1000 {
+				if b.reserve(7) {
+					if b.used.Load() > b.limit {
+						t.Error("budget exceeded")
+					}
+					b.release(7)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if b.used.Load() != 0 {
+		t.Error("budget not given back")
+	}
+}
