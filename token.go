@@ -324,7 +324,7 @@ func (m *tokenManager) unavailable(cause error) error {
 // is not asked again yet.
 func (m *tokenManager) reject(ctx context.Context, t *token, errcode int) (*token, error) {
 	m.mu.Lock()
-	tok, f, err, notify := m.rejected(t, errcode)
+	tok, f, notify, err := m.rejected(t, errcode)
 	m.mu.Unlock()
 	notify()
 	if tok != nil {
@@ -336,28 +336,28 @@ func (m *tokenManager) reject(ctx context.Context, t *token, errcode int) (*toke
 // invalidate is like reject, but waits for nothing.
 func (m *tokenManager) invalidate(t *token, errcode int) {
 	m.mu.Lock()
-	_, _, _, notify := m.rejected(t, errcode)
+	_, _, notify, _ := m.rejected(t, errcode)
 	m.mu.Unlock()
 	notify()
 }
 
 // rejected decides what follows from a rejection: a token, or a fetch to wait
 // for, or an error.
-func (m *tokenManager) rejected(t *token, errcode int) (*token, *flight, error, func()) {
+func (m *tokenManager) rejected(t *token, errcode int) (_ *token, _ *flight, notify func(), _ error) {
 	nothing := func() {}
 	m.stats.Rejections++
 	tok := m.current.Load()
 	current := tok != nil && tok.edition == t.edition
 	if tok.usable() && !current {
-		return tok, nil, nil, nothing // a late one: t has a successor
+		return tok, nil, nothing, nil // a late one: t has a successor
 	}
 	m.startLocked()
 	if !current { // others have seen to it
 		f, err := m.join()
-		return nil, f, err, nothing
+		return nil, f, nothing, err
 	}
 	t = tok // the same secret, maybe since confirmed for longer
-	notify := nothing
+	notify = nothing
 	if m.aside == nil || m.aside.secret != t.secret { // news
 		notify = m.notice(tokenEvent{Kind: tokenRejected, Errcode: errcode})
 	}
@@ -367,26 +367,26 @@ func (m *tokenManager) rejected(t *token, errcode int) (*token, *flight, error, 
 		if f == nil {
 			notify = nothing
 		}
-		return tok, f, nil, notify
+		return tok, f, notify, nil
 	case m.failed != nil:
 		// The endpoint is down too, maybe all of WeChat is, which is when valid
 		// tokens are known to be rejected at times. Nothing is won by dropping this
 		// one, but this request has had its try.
 		m.setAside(t, errcode)
 		m.current.Store(m.spare())
-		return nil, nil, m.unavailable(m.failed.failure), notify
+		return nil, nil, notify, m.unavailable(m.failed.failure)
 	case m.flight != nil:
 		m.setAside(t, errcode)
-		return nil, m.flight, nil, notify
+		return nil, m.flight, notify, nil
 	case !m.opts.rejections.take(time.Now()):
-		return t, nil, nil, nothing
+		return t, nil, nothing, nil
 	}
 	m.setAside(t, errcode)
 	f, err := m.launch(t.secret, false)
 	if err != nil {
 		m.current.Store(m.spare())
 	}
-	return nil, f, err, notify
+	return nil, f, notify, err
 }
 
 // setAside drops the current token. It comes back if no other is to be had,

@@ -732,7 +732,7 @@ func TestTokenEventsAndStatus(t *testing.T) {
 			t.Fatalf("events: %s", kinds)
 		}
 		if ev := events[2]; ev.Failure != failureIP || ev.Errcode != 40164 || ev.Failures != 1 || ev.ExpiresAt.IsZero() ||
-			ev.Hint != "add 203.0.113.9 to the IP whitelist in the WeChat admin" || ev.NextTry.Sub(time.Now()) < time.Minute {
+			ev.Hint != "add 203.0.113.9 to the IP whitelist in the WeChat admin" || time.Until(ev.NextTry) < time.Minute {
 			t.Errorf("event is %+v", ev)
 		}
 		s := m.status()

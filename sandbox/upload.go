@@ -14,13 +14,8 @@ import (
 	"strings"
 )
 
-const (
-	// uploadOverhead is what a body may have over the media in it, in bytes.
-	uploadOverhead = 64 << 10
-
-	// maxUpload is the largest body that is looked at, in bytes.
-	maxUpload = 12 << 20
-)
+// maxUpload is the largest body that is looked at, in bytes.
+const maxUpload = 12 << 20
 
 // mediaTypes are the types that can be uploaded, with the extensions and the
 // sizes, in bytes, that WeChat documents.
