@@ -235,7 +235,7 @@ func (s *sharedSource) accept(record *sharedRecord, req TokenRequest) (TokenRepl
 		s.meet(record, now, lastLook)
 	}
 	remaining := record.life() - s.seen.age - now.Sub(s.seen.at)
-	due := remaining - s.seen.before - record.life()/100 // asking a moment too early would only mean asking twice
+	due := remaining - s.seen.before
 	if s.seen.doubt > 0 {
 		remaining = s.seen.doubt - now.Sub(s.seen.at)
 		due = remaining - s.seen.doubt/2
@@ -244,7 +244,7 @@ func (s *sharedSource) accept(record *sharedRecord, req TokenRequest) (TokenRepl
 		return TokenReply{}, false
 	}
 	s.seen.patient = now.Add(remaining - reserveOf(record.life()))
-	return TokenReply{AccessToken: record.Token, ExpiresIn: remaining, RefreshIn: min(due, pollOf(record.life()))}, true
+	return TokenReply{AccessToken: record.Token, ExpiresIn: remaining, RefreshIn: nextLook(due, record.life())}, true
 }
 
 // meet takes note of a record that was not seen before, and works out how old its
@@ -264,6 +264,13 @@ func (s *sharedSource) meet(record *sharedRecord, now, lastLook time.Time) {
 		seen.doubt = min(sharedDoubt, time.Duration(sharedDoubtShare*float64(life)))
 	}
 	s.seen = seen
+}
+
+// nextLook says when to look into the storage again, if the token is due for
+// replacement after the given time. The manager comes somewhat earlier than told;
+// that must not be just before the token is due, for then it would come twice.
+func nextLook(due, life time.Duration) time.Duration {
+	return min(max(minRefresh, time.Duration(float64(due)/(1-refreshInJitter))), pollOf(life))
 }
 
 func pollOf(life time.Duration) time.Duration {
@@ -398,11 +405,10 @@ func (s *sharedSource) account(old *sharedRecord, req *TokenRequest) (*sharedRec
 	if old != nil {
 		*next = *old
 	}
-	// clocks that are apart must not hand out calls, nor one from the future none
-	at := max(now.UnixMilli(), next.SpentAt)
-	if at > now.Add(clockSlack).UnixMilli() {
-		at, next.SpentAt = now.UnixMilli(), now.UnixMilli()
+	if next.SpentAt > now.Add(clockSlack).UnixMilli() {
+		next.Spent, next.SpentAt = 0, 0 // books of the future would never be paid off
 	}
+	at := max(now.UnixMilli(), next.SpentAt) // clocks that are apart must not hand out calls
 	books := allowance{burst: sharedBurst, every: sharedEvery,
 		spent: min(max(0, next.Spent), sharedBurst), at: time.UnixMilli(next.SpentAt)}
 	s.mu.Lock()
@@ -437,7 +443,7 @@ func (s *sharedSource) adopt(record *sharedRecord, reply TokenReply, start time.
 	s.seen = sighting{edition: record.Edition, at: start, before: before,
 		patient: start.Add(reply.ExpiresIn - reserveOf(reply.ExpiresIn))}
 	s.look = time.Now()
-	reply.RefreshIn = min(max(minRefresh, reply.ExpiresIn-before), pollOf(reply.ExpiresIn))
+	reply.RefreshIn = nextLook(reply.ExpiresIn-before, reply.ExpiresIn)
 	return reply
 }
 

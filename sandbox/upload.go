@@ -92,10 +92,14 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request) {
 }
 
 func writeUploaded(w http.ResponseWriter, r *http.Request, m *storedMedia) {
-	reply := map[string]any{"type": m.mediaType, "media_id": m.id, "created_at": m.created.Unix()}
+	reply := struct {
+		Type         string `json:"type"`
+		MediaID      string `json:"media_id,omitempty"`
+		ThumbMediaID string `json:"thumb_media_id,omitempty"`
+		CreatedAt    int64  `json:"created_at"`
+	}{Type: m.mediaType, MediaID: m.id, CreatedAt: m.created.Unix()}
 	if m.mediaType == "thumb" {
-		reply["thumb_media_id"] = m.id
-		delete(reply, "media_id")
+		reply.MediaID, reply.ThumbMediaID = "", m.id
 	}
 	body, _ := json.Marshal(reply)
 	writeJSON(w, r, body)
