@@ -5,6 +5,7 @@ package wechatmedia
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,10 @@ const (
 	testSecret = "sentinel-app-secret-0123456789abcdef"
 )
 
-func init() { caddy.RegisterModule(memoryLog{}) }
+func init() {
+	caddy.RegisterModule(memoryLog{})
+	caddy.RegisterModule(eventRecord{})
+}
 
 // memoryLog is a log output that tests can read.
 type memoryLog struct{}
@@ -52,6 +56,25 @@ func (memoryLog) Write(p []byte) (int, error) {
 	memoryLogged.Lock()
 	defer memoryLogged.Unlock()
 	return memoryLogged.Write(p)
+}
+
+// eventRecord is an event handler that remembers.
+type eventRecord struct{}
+
+var recordedEvents struct {
+	sync.Mutex
+	all []caddy.Event
+}
+
+func (eventRecord) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.test_record", New: func() caddy.Module { return new(eventRecord) }}
+}
+func (eventRecord) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+func (eventRecord) Handle(_ context.Context, e caddy.Event) error {
+	recordedEvents.Lock()
+	defer recordedEvents.Unlock()
+	recordedEvents.all = append(recordedEvents.all, e)
+	return nil
 }
 
 func loggedSoFar() string {
@@ -109,6 +132,10 @@ func (g *gateway) tryLoad(directives string) error {
 	g.t.Helper()
 	out, err := adapt(g.t, fmt.Sprintf(`{
 		admin off
+		events {
+			on wechat_token_refreshed test_record
+			on wechat_token_failed test_record
+		}
 		persist_config off
 		auto_https off
 		debug

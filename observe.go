@@ -24,12 +24,13 @@ func (t *Transport) observeToken(appID, source string, ev tokenEvent) {
 		metrics.tokenExpiry.WithLabelValues(appID).Set(expiry)
 		data["kind"], data["errcode"], data["hint"] = string(ev.Failure), ev.Errcode, ev.Hint
 		t.events.Emit(t.ctx, "wechat_token_failed", data)
-	case tokenRefreshed, tokenConfirmed:
+	case tokenRefreshed:
 		metrics.tokenFetches.WithLabelValues(appID, source, "ok").Inc()
 		metrics.tokenExpiry.WithLabelValues(appID).Set(expiry)
-		if ev.Kind == tokenRefreshed {
-			t.events.Emit(t.ctx, "wechat_token_refreshed", data)
-		}
+		t.events.Emit(t.ctx, "wechat_token_refreshed", data)
+	case tokenConfirmed:
+		metrics.tokenFetches.WithLabelValues(appID, source, "unchanged").Inc()
+		metrics.tokenExpiry.WithLabelValues(appID).Set(expiry)
 	}
 }
 

@@ -1,0 +1,259 @@
+package wechatmedia
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
+)
+
+// TestMain lets the test binary be a Caddy of its own, for tests that need more
+// than one process.
+func TestMain(m *testing.M) {
+	if os.Getenv("WECHAT_TEST_GATEWAY") != "" {
+		runGatewayProcess()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runGatewayProcess is Caddy with the config that it reads, until its input ends.
+func runGatewayProcess() {
+	in := bufio.NewReader(os.Stdin)
+	config, err := in.ReadBytes('\n')
+	if err == nil {
+		err = caddy.Load(config, true)
+	}
+	fmt.Println("loaded:", err)
+	_, _ = io.Copy(io.Discard, in)
+	_ = caddy.Stop()
+}
+
+func init() { caddy.RegisterModule(skewedStorage{}) }
+
+// skewedStorage is the file system as a gateway sees it whose clock is wrong: the
+// times in what it stores and loads are moved.
+type skewedStorage struct {
+	certmagic.Storage `json:"-"`
+	Path              string         `json:"path"`
+	Skew              caddy.Duration `json:"skew"`
+}
+
+func (skewedStorage) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.storage.test_skewed", New: func() caddy.Module { return new(skewedStorage) }}
+}
+
+func (s *skewedStorage) CertMagicStorage() (certmagic.Storage, error) {
+	s.Storage = &certmagic.FileStorage{Path: s.Path}
+	return s, nil
+}
+
+func (s *skewedStorage) Load(ctx context.Context, key string) ([]byte, error) {
+	raw, err := s.Storage.Load(ctx, key)
+	return shift(raw, -time.Duration(s.Skew)), err
+}
+
+func (s *skewedStorage) Store(ctx context.Context, key string, value []byte) error {
+	return s.Storage.Store(ctx, key, shift(value, time.Duration(s.Skew)))
+}
+
+// gatewayProcess is a Caddy in a process of its own.
+type gatewayProcess struct {
+	cmd *exec.Cmd
+	log bytes.Buffer
+	URL string
+
+	stopped atomic.Bool
+	served  atomic.Int64
+}
+
+func startGatewayProcess(t *testing.T, localAddress, storage, wechatURL string, skew time.Duration) *gatewayProcess {
+	t.Helper()
+	port := freePort(t)
+	out, err := adapt(t, fmt.Sprintf(`{
+		admin off
+		persist_config off
+		auto_https off
+		debug
+	}
+	http://:%s {
+		bind 127.0.0.1
+		log
+		wechat_media %s {
+			app %s {env.TEST_WECHAT_SECRET} {
+				token classic
+			}
+			transport wechat {
+				local_address %s
+			}
+		}
+	}`, port, wechatURL, testAppID, localAddress))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config map[string]any
+	if err := json.Unmarshal(out, &config); err != nil {
+		t.Fatal(err)
+	}
+	config["storage"] = map[string]any{"module": "test_skewed", "path": storage, "skew": int64(skew)}
+	out, _ = json.Marshal(config)
+
+	p := &gatewayProcess{cmd: exec.Command(os.Args[0]), URL: "http://127.0.0.1:" + port}
+	p.cmd.Env = append(os.Environ(), "WECHAT_TEST_GATEWAY=1", "TEST_WECHAT_SECRET="+testSecret, "XDG_DATA_HOME="+storage)
+	p.cmd.Stderr = &p.log
+	stdin, err := p.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+		_ = p.cmd.Wait()
+	})
+	if _, err := stdin.Write(append(out, '\n')); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "loaded: <nil>\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	return p
+}
+
+// Three Caddy processes share one directory and source classic, with clocks that
+// are minutes apart. One is killed in the middle of a fetch, with the lock in its
+// hands. No request to the others fails, there is about one call for a rotation,
+// and neither the secret nor a token is in anything that they write, the storage
+// aside.
+func TestFleetOfProcesses(t *testing.T) {
+	const life = 6 * time.Second // replaced after 3 to 4.2 s
+	w := sandbox.New(sandbox.Options{Apps: map[string]string{testAppID: testSecret}, TokenTTL: life})
+	var calls atomic.Int64
+	var hold atomic.Bool
+	held := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/token") {
+			calls.Add(1)
+			if hold.CompareAndSwap(true, false) {
+				host, _, _ := net.SplitHostPort(r.RemoteAddr)
+				held <- host
+				<-r.Context().Done()
+				return
+			}
+		}
+		w.ServeHTTP(rw, r)
+	}))
+	defer srv.Close()
+
+	dir := t.TempDir()
+	fleet := map[string]*gatewayProcess{}
+	// they go by the address that they call from
+	for name, skew := range map[string]time.Duration{"127.0.0.1": 0, "127.0.0.2": 3 * time.Minute, "127.0.0.3": -3 * time.Minute} {
+		fleet[name] = startGatewayProcess(t, name, dir, srv.URL, skew)
+	}
+	content := picture(t, 10_000)
+	contentType, body := form(t, "a.jpg", content)
+	res, err := http.Post(fleet["127.0.0.1"].URL+"/media", contentType, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	id := uploaded(t, res, reply)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for name, p := range fleet {
+		wg.Go(func() {
+			for ctx.Err() == nil && !p.stopped.Load() {
+				if err := fetchOnce(p.URL+"/media/"+id, content); err != nil && !p.stopped.Load() {
+					t.Errorf("process %s: %v", name, err)
+				}
+				p.served.Add(1)
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+
+	time.Sleep(4 * time.Second) // a clock that is wrong may cost a call at the start
+	before := calls.Load()
+	time.Sleep(10 * time.Second)
+	if n := calls.Load() - before; n < 2 || n > 4 {
+		t.Errorf("%d calls in 10 s, for tokens that are replaced after 3 to 4.2 s", n)
+	}
+
+	hold.Store(true)
+	victim := <-held
+	fleet[victim].stopped.Store(true)
+	if err := fleet[victim].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	before = calls.Load()
+	time.Sleep(12 * time.Second)
+	if n := calls.Load() - before; n < 1 || n > 8 {
+		t.Errorf("%d calls in the 12 s after the lock's holder was killed", n)
+	}
+	cancel()
+	wg.Wait()
+
+	for name, p := range fleet {
+		if n := p.served.Load(); n < 100 {
+			t.Errorf("process %s served %d requests", name, n)
+		}
+	}
+	checkLogs(t, fleet, append(w.IssuedTokens(), testSecret))
+}
+
+func fetchOnce(url string, want []byte) error {
+	res, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	got, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 || !bytes.Equal(got, want) {
+		return fmt.Errorf("status %d, %d bytes, %v", res.StatusCode, len(got), err)
+	}
+	return nil
+}
+
+func checkLogs(t *testing.T, fleet map[string]*gatewayProcess, secrets []string) {
+	t.Helper()
+	for name, p := range fleet {
+		_ = p.cmd.Process.Signal(os.Interrupt)
+		_ = p.cmd.Wait()
+		if p.log.Len() == 0 {
+			t.Errorf("process %s logged nothing", name)
+		}
+		for _, s := range secrets {
+			if bytes.Contains(p.log.Bytes(), []byte(s)) {
+				t.Errorf("a secret is in the log of process %s", name)
+			}
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package wechatmedia
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
+)
+
+// scrape returns the samples of the plugin's own metrics.
+func (g *gateway) scrape() map[string]float64 {
+	g.t.Helper()
+	_, body := g.get("/metrics")
+	samples := make(map[string]float64)
+	for _, m := range regexp.MustCompile(`(?m)^(caddy_wechat_\S+) (\S+)$`).FindAllStringSubmatch(string(body), -1) {
+		v, err := strconv.ParseFloat(m[2], 64)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		samples[m[1]] = v
+	}
+	return samples
+}
+
+func TestMetrics(t *testing.T) {
+	w := startWechat(t)
+	site := "metrics /metrics\n" + block(w.URL, "replay_buffer 256KiB")
+	g := startGateway(t, site)
+	before := g.scrape()
+	grew := func(by float64, name string) {
+		t.Helper()
+		if got := g.scrape()[name] - before[name]; got != by {
+			t.Errorf("%s grew by %v, want %v", name, got, by)
+		}
+	}
+	requests := func(endpoint, class, app string) string {
+		return fmt.Sprintf(`caddy_wechat_requests_total{app=%q,class=%q,endpoint=%q}`, app, class, endpoint)
+	}
+
+	res, reply := g.upload("/media", "a.jpg", picture(t, 1000))
+	id := uploaded(t, res, reply)
+	w.revoke()
+	g.get("/media/" + id)
+	g.get("/media/none")
+	g.get("/media/a.b")
+	g.get("/cgi-bin/user/get")
+	w.Busy(sandbox.MediaGet, 1)
+	g.get("/media/" + id)
+	g.load("metrics /metrics") // a config without the plugin
+	g.load(site)
+	g.get("/media/" + id)
+
+	grew(1, requests("upload", "ok", testAppID))
+	grew(2, requests("get", "ok", testAppID))
+	grew(1, requests("get", "request", testAppID))
+	grew(1, requests("get", "busy", testAppID))
+	grew(1, requests("get", "refused", ""))
+	grew(1, requests("none", "refused", ""))
+	grew(1, `caddy_wechat_replays_total{outcome="succeeded"}`)
+
+	w.revoke()
+	g.upload("/media", "a.jpg", picture(t, 1<<20))
+	grew(1, requests("upload", "token", testAppID))
+	grew(1, `caddy_wechat_replays_total{outcome="not_kept"}`)
+	if got := g.scrape()["caddy_wechat_replay_buffer_bytes"]; got != 0 {
+		t.Errorf("%v bytes of the replay buffer are in use", got)
+	}
+
+	expiry := g.scrape()[`caddy_wechat_token_expiry_timestamp_seconds{app="`+testAppID+`"}`]
+	if left := time.Until(time.Unix(int64(expiry), 0)); left < time.Hour || left > 2*time.Hour+time.Minute {
+		t.Errorf("the token expires in %v", left)
+	}
+	for name := range g.scrape() {
+		for _, secret := range append(w.IssuedTokens(), testSecret) {
+			if strings.Contains(name, secret) {
+				t.Errorf("a secret is in %s", name)
+			}
+		}
+	}
+}
+
+func TestErrcodeClass(t *testing.T) {
+	for want, exchanges := range map[string][]*exchange{
+		"ok":          {{}},
+		"token":       {{verdict: verdict{errcode: 40001}}, {verdict: verdict{errcode: 42001}}},
+		"busy":        {{verdict: verdict{errcode: -1}}},
+		"quota":       {{verdict: verdict{errcode: 45009}}},
+		"request":     {{verdict: verdict{errcode: 40007}}, {verdict: verdict{errcode: 40009}}, {verdict: verdict{errcode: 41005}}},
+		"account":     {{verdict: verdict{errcode: 48001}}},
+		"other":       {{verdict: verdict{errcode: 99999}}},
+		"refused":     {{refusal: refuseMediaID()}, {refusal: refuseTooLarge(1)}},
+		"unavailable": {{refusal: refuseNoToken(0, nil)}},
+		"unreachable": {{refusal: refuseUpstream(false, nil)}, {refusal: refuseUpstream(true, nil)}},
+	} {
+		for _, ex := range exchanges {
+			if got := errcodeClass(ex); got != want {
+				t.Errorf("%+v %+v: %s, want %s", ex.verdict, ex.refusal, got, want)
+			}
+		}
+	}
+}
+
+// admin calls the admin API as Caddy's admin endpoint does.
+func admin(method, target string) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	req := httptest.NewRequest(method, target, nil)
+	for _, route := range (adminTokens{}).Routes() {
+		if route.Pattern != req.URL.Path {
+			continue
+		}
+		var apiErr caddy.APIError
+		if err := route.Handler.ServeHTTP(rec, req); errors.As(err, &apiErr) {
+			rec.WriteHeader(apiErr.HTTPStatus)
+			fmt.Fprint(rec, apiErr.Err)
+		}
+	}
+	return rec
+}
+
+func TestAdminAPI(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}"))
+	g.get("/media/none")
+	w.revoke()
+	g.get("/media/none")
+
+	var list []map[string]any
+	rec := admin("GET", "/wechat/tokens")
+	if err := json.Unmarshal(rec.Body.Bytes(), &list); err != nil || len(list) != 2 {
+		t.Fatalf("%v: %s", err, rec.Body)
+	}
+	first := list[0]
+	if first["app_id"] != testAppID || first["source"] != "stable" || first["has_token"] != true || first["fetches"] != 2.0 || first["rejections"] != 1.0 {
+		t.Errorf("%v", first)
+	}
+	if left := first["expires_in_seconds"].(float64); left < 7100 || left > 7200 {
+		t.Errorf("expires in %v s", left)
+	}
+
+	// not again so soon after the last call
+	if rec = admin("POST", "/wechat/tokens/refresh?app_id="+testAppID); rec.Code != http.StatusServiceUnavailable || rec.Header().Get("Retry-After") == "" {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	for target, want := range map[string]int{
+		"/wechat/tokens/refresh":             400,
+		"/wechat/tokens/refresh?app_id=none": 404,
+		"/wechat/tokens":                     405,
+	} {
+		if rec := admin("POST", target); rec.Code != want {
+			t.Errorf("POST %s: %d", target, rec.Code)
+		}
+	}
+	if rec := admin("GET", "/wechat/tokens/refresh?app_id="+testAppID); rec.Code != 405 {
+		t.Errorf("GET refresh: %d", rec.Code)
+	}
+
+	g.load("respond gone")
+	up := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(rw, `{"errcode":40125,"errmsg":"invalid appsecret rid: 1-2-3"}`)
+	}))
+	g.load(block(up.URL))
+	g.get("/media/none")
+	rec = admin("GET", "/wechat/tokens")
+	list = nil
+	if err := json.Unmarshal(rec.Body.Bytes(), &list); err != nil || len(list) != 1 {
+		t.Fatalf("%v: %s", err, rec.Body)
+	}
+	if list[0]["has_token"] != false || list[0]["errcode"] != 40125.0 || list[0]["failure"] != "wrong_secret" ||
+		!strings.Contains(list[0]["hint"].(string), "AppSecret is wrong") || list[0]["next_try"] == nil {
+		t.Errorf("%v", list[0])
+	}
+	for _, secret := range append(w.IssuedTokens(), testSecret) {
+		if strings.Contains(rec.Body.String(), secret) {
+			t.Error("a secret is in the list")
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	recordedEvents.Lock()
+	recordedEvents.all = nil
+	recordedEvents.Unlock()
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL))
+	g.get("/media/none")
+	w.revoke()
+	w.Busy(sandbox.StableToken, 1)
+	g.get("/media/none")
+
+	recordedEvents.Lock()
+	defer recordedEvents.Unlock()
+	if len(recordedEvents.all) != 2 {
+		t.Fatalf("%d events", len(recordedEvents.all))
+	}
+	refreshed, failed := recordedEvents.all[0], recordedEvents.all[1]
+	if refreshed.Name() != "wechat_token_refreshed" || refreshed.Data["app_id"] != testAppID || refreshed.Data["source"] != "stable" {
+		t.Errorf("%s %v", refreshed.Name(), refreshed.Data)
+	}
+	if failed.Name() != "wechat_token_failed" || failed.Data["kind"] != "busy" || failed.Data["errcode"] != -1 {
+		t.Errorf("%s %v", failed.Name(), failed.Data)
+	}
+	for _, secret := range append(w.IssuedTokens(), testSecret) {
+		if strings.Contains(fmt.Sprint(refreshed.Data, failed.Data), secret) {
+			t.Error("a secret is in an event")
+		}
+	}
+}
