@@ -222,11 +222,16 @@ func validate(t testing.TB, input string) error {
 	if err != nil {
 		return err
 	}
-	var config caddy.Config
-	if err := json.Unmarshal(out, &config); err != nil {
+	return validateJSON(t, out)
+}
+
+func validateJSON(t testing.TB, config []byte) error {
+	t.Helper()
+	var c caddy.Config
+	if err := json.Unmarshal(config, &c); err != nil {
 		t.Fatal(err)
 	}
-	return caddy.Validate(&config)
+	return caddy.Validate(&c)
 }
 
 func TestBadConfigsAreFoundByValidate(t *testing.T) {

@@ -80,6 +80,17 @@ func (ex *exchange) placeholder(key string) (any, bool) {
 	return nil, false
 }
 
+// etag stands for the bytes of a download: a media_id never gets others.
+func (ex *exchange) etag() string {
+	return `"` + string(ex.call.endpoint) + "-" + ex.call.mediaID + `"`
+}
+
+// setCacheHeader lets a download be kept, as the operator has it.
+func (ex *exchange) setCacheHeader(h http.Header) {
+	h.Set("Cache-Control", ex.cacheControl)
+	h.Set("Etag", ex.etag())
+}
+
 // errcode is what the caller is told: the gateway's own or WeChat's; 0 is a success.
 func (ex *exchange) errcode() int {
 	if ex.refusal != nil {

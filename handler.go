@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -51,6 +52,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if refused = h.checkUpload(r, ex); refused != nil {
 			return h.refuse(w, r, ex, refused)
 		}
+	} else if h.CacheControl != "" && slices.Contains(r.Header["If-None-Match"], ex.etag()) {
+		// the same media_id is the same bytes: no need to ask WeChat
+		ex.setCacheHeader(w.Header())
+		w.WriteHeader(http.StatusNotModified)
+		return nil
 	}
 	return h.pass(w, r, ex)
 }

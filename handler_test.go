@@ -560,6 +560,22 @@ func TestTranslateStatusAndCacheControl(t *testing.T) {
 	if got, want := res.Header.Get("X-Verdict"), "get 0 1 "+id; got != want {
 		t.Errorf("placeholders: %q, want %q", got, want)
 	}
+	etag := res.Header.Get("Etag")
+	w.reset()
+	for _, target := range []string{"/media/" + id, "/cgi-bin/media/get?media_id=" + id} {
+		res, reply = g.do("GET", target, http.Header{"If-None-Match": {etag}}, nil)
+		if res.StatusCode != 304 || len(reply) != 0 || res.Header.Get("Etag") != etag || res.Header.Get("Cache-Control") != "private, max-age=60" {
+			t.Errorf("a caller that has it gets %d %v", res.StatusCode, res.Header)
+		}
+	}
+	if n := len(w.requests()); n != 0 {
+		t.Errorf("WeChat was asked %d times", n)
+	}
+	for _, other := range []string{"*", `"get-` + id + `x"`, id} {
+		if res, _ = g.do("GET", "/media/"+id, http.Header{"If-None-Match": {other}}, nil); res.StatusCode != 200 {
+			t.Errorf("If-None-Match %s: %d", other, res.StatusCode)
+		}
+	}
 	for _, method := range []string{"GET", "HEAD"} {
 		res, reply = g.do(method, "/media/no-such-media", nil, nil)
 		if res.StatusCode != 404 || res.Header.Get("Cache-Control") != "no-store" || method == "GET" && !strings.Contains(string(reply), "40007") {
@@ -568,6 +584,9 @@ func TestTranslateStatusAndCacheControl(t *testing.T) {
 	}
 	if got, want := res.Header.Get("X-Verdict"), "get 40007 0 no-such-media"; got != want {
 		t.Errorf("placeholders: %q, want %q", got, want)
+	}
+	if res.Header.Get("Etag") != "" {
+		t.Error("an error has an ETag")
 	}
 	res, reply = g.upload("/media", "a.txt", []byte("text"))
 	if res.StatusCode != 400 || !strings.Contains(string(reply), "40005") {

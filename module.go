@@ -121,9 +121,11 @@ type Handler struct {
 	// 429, 48001 is 403, -1 is 503, and so on. The body stays. Default: false.
 	TranslateStatus bool `json:"translate_status,omitempty"`
 
-	// The Cache-Control of successful downloads, e.g. `private, max-age=86400`; a
-	// media_id always stands for the same bytes. Default: WeChat's own,
-	// `no-cache, must-revalidate`.
+	// The Cache-Control of successful downloads, e.g. `private, max-age=86400`.
+	// They get an ETag too, made of the media_id, which always stands for the same
+	// bytes; a caller that has it is answered with 304, without asking WeChat.
+	// Errors get `no-store`. Default: WeChat's own, `no-cache, must-revalidate`,
+	// and no ETag.
 	CacheControl string `json:"cache_control,omitempty"`
 
 	// What the gateway's own refusals look like: `wechat` for JSON with errcode and

@@ -230,13 +230,15 @@ func (t *Transport) accept(ex *exchange, res *http.Response, v verdict) *http.Re
 		}
 		ex.upload.finish()
 	}
-	switch {
-	case v.errcode != 0 && ex.translateStatus:
+	if v.errcode != 0 && ex.translateStatus {
 		res.StatusCode = translatedStatus(v.errcode)
 		res.Status = http.StatusText(res.StatusCode)
+	}
+	switch {
+	case v.errcode != 0 && (ex.translateStatus || ex.cacheControl != ""):
 		res.Header.Set("Cache-Control", cacheControlForErrors)
 	case v.errcode == 0 && ex.cacheControl != "" && cacheable(ex.call, res):
-		res.Header.Set("Cache-Control", ex.cacheControl)
+		ex.setCacheHeader(res.Header)
 	}
 	return res
 }

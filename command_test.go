@@ -1,0 +1,74 @@
+package wechatmedia
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// commandFlags parses arguments as the command does.
+func commandFlags(t *testing.T, args ...string) caddycmd.Flags {
+	t.Helper()
+	cmd := &cobra.Command{Use: "wechat-media"}
+	for _, c := range caddycmd.Commands() {
+		if c.Name == "wechat-media" {
+			c.CobraFunc(cmd)
+		}
+	}
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatal(err)
+	}
+	return caddycmd.Flags{FlagSet: cmd.Flags()}
+}
+
+func TestCommand(t *testing.T) {
+	const secret = "sentinel-secret-of-the-command"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		args []string
+		want string // in the error
+	}{
+		"environment":      {env: map[string]string{"WECHAT_APP_ID": "wx1", "WECHAT_APP_SECRET": secret}},
+		"flags":            {args: []string{"--app-id", "wx1", "--app-secret-file", file, "--types", "image,voice", "--debug", "--access-log"}},
+		"sandbox":          {args: []string{"--sandbox", "--listen", "127.0.0.1:0"}},
+		"no app":           {want: "write --app-id or set WECHAT_APP_ID, or use --sandbox"},
+		"no secret":        {args: []string{"--app-id", "wx1"}, want: "write --app-secret-file or set WECHAT_APP_SECRET"},
+		"no such file":     {args: []string{"--app-id", "wx1", "--app-secret-file", file + "x"}, want: "is not set or empty"},
+		"bad address":      {args: []string{"--sandbox", "--listen", "8080"}, want: "listen 8080: write host:port or :port"},
+		"bad type":         {args: []string{"--sandbox", "--types", "gif"}, want: `"gif" is not a media type`},
+		"account, sandbox": {args: []string{"--sandbox", "--app-id", "wx1"}, want: "leave --app-id and --app-secret-file away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("WECHAT_APP_ID", tc.env["WECHAT_APP_ID"])
+			t.Setenv("WECHAT_APP_SECRET", tc.env["WECHAT_APP_SECRET"])
+			config, err := commandConfig(commandFlags(t, tc.args...))
+			if err == nil {
+				var out []byte
+				if out, err = json.Marshal(config); err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(string(out), secret) {
+					t.Error("the secret is in the config")
+				}
+				err = caddy.Validate(config)
+			}
+			switch {
+			case tc.want == "" && err != nil:
+				t.Error(err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
