@@ -6,13 +6,21 @@ package wechatmedia
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -88,6 +96,7 @@ type gateway struct {
 	t    testing.TB
 	URL  string
 	port string
+	tls  string // the site's tls directive; none for plain HTTP
 }
 
 // freePort returns a TCP port of the loopback interface that nobody listens on.
@@ -105,9 +114,21 @@ func freePort(t testing.TB) string {
 // startGateway runs a site with the given directives until the test ends.
 func startGateway(t testing.TB, directives string) *gateway {
 	t.Helper()
+	return runGateway(t, directives, "http", "")
+}
+
+// startTLSGateway is startGateway with HTTPS, and so with HTTP/2 and HTTP/3.
+func startTLSGateway(t testing.TB, directives string) *gateway {
+	t.Helper()
+	cert, key := testCertificate(t)
+	return runGateway(t, directives, "https", "tls "+cert+" "+key)
+}
+
+func runGateway(t testing.TB, directives, scheme, tls string) *gateway {
+	t.Helper()
 	t.Setenv("TEST_WECHAT_SECRET", testSecret)
-	g := &gateway{t: t, port: freePort(t)}
-	g.URL = "http://127.0.0.1:" + g.port
+	g := &gateway{t: t, port: freePort(t), tls: tls}
+	g.URL = scheme + "://127.0.0.1:" + g.port
 	memoryLogged.Lock()
 	memoryLogged.Reset()
 	memoryLogged.Unlock()
@@ -118,6 +139,35 @@ func startGateway(t testing.TB, directives string) *gateway {
 		}
 	})
 	return g
+}
+
+// testCertificate makes a certificate for 127.0.0.1 and returns the files that
+// it and its key are in.
+func testCertificate(t testing.TB) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	for file, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
 }
 
 // load replaces the site's directives, as a reload does.
@@ -145,14 +195,15 @@ func (g *gateway) tryLoad(directives string) error {
 			level DEBUG
 		}
 	}
-	http://:%s {
+	%s://:%s {
 		bind 127.0.0.1
+		%s
 		log {
 			output test_memory
 			level DEBUG
 		}
 		%s
-	}`, g.port, directives))
+	}`, g.URL[:strings.Index(g.URL, ":")], g.port, g.tls, directives))
 	if err != nil {
 		return err
 	}
@@ -285,6 +336,9 @@ func (w *wechat) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	var body bytes.Buffer
+	// on a copy: the server looks at the type of the body that it gave, and resets
+	// the connection of an answer that came early if it does not know it
+	r = r.WithContext(r.Context())
 	r.Body = io.NopCloser(io.TeeReader(r.Body, &body))
 	defer func() {
 		w.mu.Lock()
@@ -345,6 +399,17 @@ func (w *wechat) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen = nil
+}
+
+// waitUntilNothingIsKept waits for http.Transport to let go of upload bodies, which
+// it may do after the answer.
+func waitUntilNothingIsKept(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); keptBytes.Load() != 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are kept", keptBytes.Load())
+		}
+	}
 }
 
 // down makes WeChat drop every connection.

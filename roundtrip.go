@@ -178,6 +178,12 @@ func (t *Transport) takeUpload(ex *exchange, req *http.Request) *refusal {
 	}
 	up, err := gatherUpload(req.Body, ex.maxUpload, t.budget, ex.readDeadline(t.stall))
 	switch {
+	case err == nil && up.length == 0:
+		up.finish()
+		if ex.call.endpoint == endpointUpload {
+			return refuseNoMedia("the body is empty")
+		}
+		return nil // and so without a body
 	case err == nil:
 		ex.upload = up
 		return nil
@@ -195,11 +201,15 @@ func (t *Transport) takeUpload(ex *exchange, req *http.Request) *refusal {
 // refuseCaller is for uploads that failed on the caller's side.
 func (t *Transport) refuseCaller(ex *exchange, err error) *refusal {
 	ex.closeCaller()
-	var netErr net.Error
-	if errors.As(err, &netErr) && netErr.Timeout() {
+	if timedOut(err) {
 		return refuseSlowCaller(err)
 	}
 	return refuseBrokenUpload(err)
+}
+
+func timedOut(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
 }
 
 // verdict examines a reply. A HEAD has no body to examine: where its headers
@@ -268,18 +278,23 @@ func (t *Transport) noToken(ex *exchange, req *http.Request, err error) (*http.R
 // any request after an error of dialing, and otherwise only for a GET; so what is
 // safe to repeat is made an error of dialing.
 func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Response, error) {
-	if ctxErr := req.Context().Err(); ctxErr != nil {
+	var callerErr error
+	if ex.upload != nil {
+		callerErr = ex.upload.callerErr()
+	}
+	// the server ends the context of a caller whose body stood still, as of one
+	// who left; the former is still there to be told
+	if ctxErr := req.Context().Err(); ctxErr != nil && !timedOut(callerErr) {
 		return nil, ctxErr
 	}
-	var netErr net.Error
-	ex.timedOut = errors.As(err, &netErr) && netErr.Timeout()
+	ex.timedOut = timedOut(err)
 	if ex.upload == nil {
 		if safeToRepeat(req) {
 			err = reverseproxy.NewDialError(err)
 		}
 		return nil, err
 	}
-	if callerErr := ex.upload.callerErr(); callerErr != nil {
+	if callerErr != nil {
 		return ex.refuse(req, t.refuseCaller(ex, callerErr)), nil
 	}
 	if ex.upload.replayable() && !ex.upload.everSent() {

@@ -115,6 +115,7 @@ func TestUploadAttemptGivenUpInTheMiddleOfARead(t *testing.T) {
 		}
 		wg.Wait()
 		second.Close()
+		u.finish()
 	})
 }
 
@@ -129,11 +130,16 @@ func TestUploadEndsWithTheCallersError(t *testing.T) {
 		if !errors.Is(u.callerErr(), broken) || u.replayable() {
 			t.Errorf("callerErr %v, replayable %v", u.callerErr(), u.replayable())
 		}
+		a.Close()
+		u.finish()
 
 		u = newUpload(bytes.NewReader(make([]byte, 10)), 20, &budget{limit: limit})
-		if _, err := io.ReadAll(u.open(nil)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		a = u.open(nil)
+		if _, err := io.ReadAll(a); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("a short upload ended with %v", err)
 		}
+		a.Close()
+		u.finish()
 	}
 }
 

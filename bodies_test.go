@@ -1,0 +1,468 @@
+package wechatmedia
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
+)
+
+// Bytes are the same on both sides, whatever the caller's protocol, with and
+// without Content-Length, and with TLS to WeChat.
+func TestBodiesOverEveryProtocol(t *testing.T) {
+	w := startWechat(t)
+	srv := httptest.NewTLSServer(w)
+	defer srv.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := startTLSGateway(t, block(srv.URL, "transport wechat {\ntls_trust_pool file "+ca+"\n}"))
+
+	insecure := &tls.Config{InsecureSkipVerify: true} // the certificate is the test's own
+	h1 := &http.Transport{TLSClientConfig: insecure.Clone(), DisableCompression: true}
+	h2 := &http.Transport{TLSClientConfig: insecure.Clone(), DisableCompression: true, ForceAttemptHTTP2: true}
+	h3 := &http3.Transport{TLSClientConfig: insecure.Clone(), DisableCompression: true}
+	defer h3.Close()
+	for proto, rt := range map[string]http.RoundTripper{"HTTP/1.1": h1, "HTTP/2.0": h2, "HTTP/3.0": h3} {
+		client := &http.Client{Transport: rt, Timeout: time.Minute}
+		do := func(method, target, contentType string, body io.Reader) (*http.Response, []byte) {
+			t.Helper()
+			req, _ := http.NewRequest(method, g.URL+target, body)
+			req.Header.Set("Content-Type", contentType)
+			res, err := client.Do(req)
+			if err != nil {
+				t.Fatalf("%s: %v", proto, err)
+			}
+			defer res.Body.Close()
+			b, err := io.ReadAll(res.Body)
+			if err != nil || res.Proto != proto {
+				t.Fatalf("%s: answered over %s: %v", proto, res.Proto, err)
+			}
+			return res, b
+		}
+		for _, size := range []int{1, 16<<10 - 1, 16 << 10, 16<<10 + 1, 1 << 20, 10 << 20} {
+			content := picture(t, size)
+			contentType, body := form(t, "a.jpg", content)
+			for _, known := range []bool{true, false} {
+				w.reset()
+				in := io.Reader(bytes.NewReader(body))
+				if !known {
+					in = io.MultiReader(in)
+				}
+				res, reply := do("POST", "/media", contentType, in)
+				id := uploaded(t, res, reply)
+				got := w.only(t, "/cgi-bin/media/upload")
+				if sha256.Sum256(got.body) != sha256.Sum256(body) || got.contentLength != int64(len(body)) {
+					t.Errorf("%s: an upload of %d bytes became %d", proto, len(body), len(got.body))
+				}
+				if _, back := do("GET", "/media/"+id, "", nil); sha256.Sum256(back) != sha256.Sum256(content) {
+					t.Errorf("%s: a download of %d bytes became %d", proto, size, len(back))
+				}
+			}
+		}
+		if res, reply := do("POST", "/media", "multipart/form-data; boundary=b", http.NoBody); res.StatusCode != 400 || !strings.Contains(string(reply), "41005") {
+			t.Errorf("%s: an upload of 0 bytes: %d %s", proto, res.StatusCode, reply)
+		}
+		w.Respond(sandbox.MediaGet, 1, func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Disposition", "attachment")
+		})
+		if res, back := do("GET", "/media/empty", "", nil); res.StatusCode != 200 || len(back) != 0 {
+			t.Errorf("%s: a download of 0 bytes: %d %s", proto, res.StatusCode, back)
+		}
+	}
+}
+
+// The token is revoked at every stage of an upload. The caller sees one success;
+// WeChat sees the same bytes twice at the most and stores them once.
+func TestTokenRevokedDuringUpload(t *testing.T) {
+	for _, first := range []bool{false, true} { // when WeChat looks at the token
+		for _, stage := range []string{"before", "first bytes", "middle", "last byte"} {
+			t.Run(fmt.Sprintf("%s, token first %t", stage, first), func(t *testing.T) {
+				w := startWechat(t)
+				w.Server = sandbox.New(sandbox.Options{Apps: map[string]string{testAppID: testSecret}, KeepAlive: true, CheckTokenFirst: first})
+				g := startGateway(t, block(w.URL))
+				g.get("/media/warm-up")
+				content := picture(t, 5<<20)
+				contentType, body := form(t, "a.jpg", content)
+				var once sync.Once
+				stored := 0
+				w.OnStored(func(string, []byte) { stored++ })
+				at := map[string]int64{"first bytes": 1, "middle": int64(len(body)) / 2, "last byte": int64(len(body))}[stage]
+				if stage == "before" {
+					w.revoke()
+				}
+				w.OnUploadProgress(func(received int64) {
+					if at > 0 && received >= at {
+						once.Do(w.revoke)
+					}
+				})
+				w.reset()
+				res, reply := g.do("POST", "/media", http.Header{"Content-Type": {contentType}}, bytes.NewReader(body))
+				id := uploaded(t, res, reply)
+
+				var whole int
+				for _, r := range w.requests() {
+					if !bytes.HasPrefix(body, r.body) {
+						t.Error("WeChat got other bytes")
+					}
+					if len(r.body) == len(body) {
+						whole++
+					}
+				}
+				if n := w.count("/cgi-bin/media/upload"); n > 2 || whole > 2 || stored != 1 {
+					t.Errorf("WeChat saw %d uploads, %d of them whole, and stored %d", n, whole, stored)
+				}
+				if _, back := g.get("/media/" + id); !bytes.Equal(back, content) {
+					t.Error("the bytes differ")
+				}
+				waitUntilNothingIsKept(t)
+			})
+		}
+	}
+}
+
+// fakeWechat gives out a token and leaves the rest to media.
+func fakeWechat(t testing.TB, media http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	return upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "token") {
+			_, _ = io.WriteString(rw, `{"access_token":"`+strings.Repeat("t", 64)+`","expires_in":7200}`)
+			return
+		}
+		media(rw, r)
+	}))
+}
+
+// The first byte of a download is there before the last one has been sent.
+func TestDownloadIsStreamed(t *testing.T) {
+	const size = 5 << 20
+	release := make(chan struct{})
+	up := fakeWechat(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Disposition", "attachment")
+		rw.Header().Set("Content-Length", fmt.Sprint(size))
+		_, _ = rw.Write(make([]byte, size/2))
+		rw.(http.Flusher).Flush()
+		<-release
+		_, _ = rw.Write(make([]byte, size/2))
+	})
+	g := startGateway(t, block(up.URL))
+	res, err := noRedirects.Get(g.URL + "/media/abc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.ReadFull(res.Body, make([]byte, size/4)); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if n, err := io.Copy(io.Discard, res.Body); n != size-size/4 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// The first byte of an upload is at WeChat's before the caller has sent the last,
+// whether or not the upload is kept.
+func TestUploadIsStreamed(t *testing.T) {
+	for _, buffer := range []string{"64MiB", "1MiB"} {
+		const size = 5 << 20
+		first := make(chan struct{})
+		up := fakeWechat(t, func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadFull(r.Body, make([]byte, 1000))
+			close(first)
+			n, _ := io.Copy(io.Discard, r.Body)
+			_, _ = fmt.Fprintf(rw, `{"media_id":"got-%d"}`, n+1000)
+		})
+		g := startGateway(t, block(up.URL, "replay_buffer "+buffer))
+		pr, pw := io.Pipe()
+		go func() {
+			_, _ = pw.Write(make([]byte, size/2))
+			<-first
+			_, _ = pw.Write(make([]byte, size/2))
+			pw.Close()
+		}()
+		req, _ := http.NewRequest("POST", g.URL+"/media", pr)
+		req.ContentLength = size
+		req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+		res, err := noRedirects.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if string(reply) != fmt.Sprintf(`{"media_id":"got-%d"}`, size) {
+			t.Errorf("replay_buffer %s: %s", buffer, reply)
+		}
+	}
+}
+
+// A caller that leaves in the middle of an upload ends it at WeChat's.
+func TestLeavingCallerStopsTheUpload(t *testing.T) {
+	ended := make(chan error, 1)
+	started := make(chan struct{})
+	up := fakeWechat(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadFull(r.Body, make([]byte, 1000))
+		close(started)
+		_, err := io.Copy(io.Discard, r.Body)
+		ended <- err
+	})
+	g := startGateway(t, block(up.URL))
+	ctx, cancel := context.WithCancel(t.Context())
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	go func() { _, _ = pw.Write(make([]byte, 100_000)) }()
+	req, _ := http.NewRequestWithContext(ctx, "POST", g.URL+"/media", pr)
+	req.ContentLength = 1 << 20
+	req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+	go func() {
+		<-started
+		cancel()
+		_ = pw.CloseWithError(context.Canceled) // http.Client waits for the read under way
+	}()
+	if res, err := noRedirects.Do(req); err == nil {
+		res.Body.Close()
+		t.Error("answered")
+	}
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("WeChat took half an upload for a whole one")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the upload goes on")
+	}
+	waitUntilNothingIsKept(t)
+}
+
+func TestExpectContinue(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL))
+	contentType, body := form(t, "a.jpg", picture(t, 1000))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprintf(conn, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", contentType, len(body))
+	in := bufio.NewReader(conn)
+	if line, err := in.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	_, _ = in.ReadString('\n')
+	_, _ = conn.Write(body)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, _ := io.ReadAll(res.Body)
+	uploaded(t, res, reply)
+}
+
+// A caller that stands still in the middle of an upload is told so.
+func TestSlowCaller(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "transport wechat {\nread_timeout 200ms\n}"))
+	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(conn, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n%s\r\n\r\n5\r\nhello\r\n", length)
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != http.StatusRequestTimeout {
+			t.Errorf("%s: status %d", length, res.StatusCode)
+		}
+		conn.Close()
+	}
+	// one that is slow, and moves, is served
+	contentType, body := form(t, "a.jpg", picture(t, 1000))
+	pr, pw := io.Pipe()
+	go func() {
+		for i := 0; i < len(body); i += 100 {
+			_, _ = pw.Write(body[i:min(i+100, len(body))])
+			time.Sleep(40 * time.Millisecond)
+		}
+		pw.Close()
+	}()
+	res, reply := g.do("POST", "/media", http.Header{"Content-Type": {contentType}}, pr)
+	uploaded(t, res, reply)
+}
+
+// A transfer that takes longer than the timeout is not ended as long as it moves,
+// in either direction; one that stands still is.
+func TestTimeoutsCountOnlyWhatStandsStill(t *testing.T) {
+	stall := make(chan struct{})
+	defer close(stall)
+	up := fakeWechat(t, func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Disposition", "attachment")
+		rw.Header().Set("Content-Length", "1000")
+		for i := range 10 {
+			_, _ = rw.Write(make([]byte, 100))
+			rw.(http.Flusher).Flush()
+			if i == 5 && r.URL.Query().Get("media_id") == "stalls" {
+				select {
+				case <-stall:
+				case <-r.Context().Done():
+				}
+				return
+			}
+			time.Sleep(40 * time.Millisecond)
+		}
+	})
+	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 200ms\n}"))
+	if res, body := g.get("/media/moves"); res.StatusCode != 200 || len(body) != 1000 {
+		t.Errorf("%d, %d bytes", res.StatusCode, len(body))
+	}
+	res, err := noRedirects.Get(g.URL + "/media/stalls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if n, err := io.Copy(io.Discard, res.Body); err == nil {
+		t.Errorf("%d bytes of 1000 look complete", n)
+	}
+}
+
+// breaker is an upstream that drops connections in the middle of uploads.
+type breaker struct {
+	after   int64 // bytes of the body
+	uploads atomic.Int64
+}
+
+func (b *breaker) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	b.uploads.Add(1)
+	_, _ = io.CopyN(io.Discard, r.Body, b.after)
+	panic(http.ErrAbortHandler)
+}
+
+func TestUploadFailover(t *testing.T) {
+	content := picture(t, 3<<20)
+	contentType, body := form(t, "a.jpg", content)
+	for name, tc := range map[string]struct {
+		after  int64
+		buffer string
+		works  bool
+	}{
+		"broken off in the middle, kept":     {after: 1 << 20, buffer: "64MiB", works: true},
+		"broken off in the middle, not kept": {after: 1 << 20, buffer: "1MiB"},
+		"broken off after the last byte":     {after: int64(len(body)), buffer: "64MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startWechat(t)
+			b := &breaker{after: tc.after}
+			first := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "token") {
+					w.ServeHTTP(rw, r)
+					return
+				}
+				b.ServeHTTP(rw, r)
+			}))
+			g := startGateway(t, block(first.URL+" "+w.URL, "replay_buffer "+tc.buffer))
+			res, reply := g.do("POST", "/media", http.Header{"Content-Type": {contentType}}, bytes.NewReader(body))
+			stored, _ := w.Stored()
+			switch {
+			case tc.works:
+				uploaded(t, res, reply)
+				if stored != 1 {
+					t.Errorf("stored %d times", stored)
+				}
+			case res.StatusCode != 502 || stored != 0 || b.uploads.Load() != 1:
+				t.Errorf("%d %s; sent %d times to the first host, stored %d times by the second", res.StatusCode, reply, b.uploads.Load(), stored)
+			}
+		})
+	}
+}
+
+// WeChat closes a connection that was kept open, just as an upload goes out on it.
+func TestConnectionThatDiedIdle(t *testing.T) {
+	w := startWechat(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dying := &dyingListener{Listener: l}
+	srv := &http.Server{Handler: w}
+	go func() { _ = srv.Serve(dying) }()
+	defer srv.Close()
+	g := startGateway(t, block("http://"+l.Addr().String()))
+	content := picture(t, 4<<20)
+	for i := range 5 {
+		if res, _ := g.get("/media/warm-up"); res.StatusCode != 200 {
+			t.Fatal(res.StatusCode)
+		}
+		dying.arm() // the next bytes on any connection of now get a reset
+		res, reply := g.upload("/media", "a.jpg", content)
+		uploaded(t, res, reply)
+		if dying.resets.Load() == 0 {
+			t.Errorf("round %d: no connection died", i)
+		}
+	}
+}
+
+// dyingListener resets connections at their next read once it is armed.
+type dyingListener struct {
+	net.Listener
+	mu     sync.Mutex
+	conns  []*dyingConn
+	resets atomic.Int64
+}
+
+type dyingConn struct {
+	net.Conn
+	l     *dyingListener
+	armed atomic.Bool
+}
+
+func (l *dyingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &dyingConn{Conn: conn, l: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, c)
+	return c, nil
+}
+
+func (l *dyingListener) arm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		c.armed.Store(true)
+	}
+}
+
+func (c *dyingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.armed.Load() && n > 0 {
+		c.l.resets.Add(1)
+		_ = c.Conn.(*net.TCPConn).SetLinger(0)
+		_ = c.Conn.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
