@@ -181,13 +181,13 @@ type onStarted func()
 // Handle implements caddyevents.Handler.
 func (f onStarted) Handle(context.Context, caddy.Event) error { f(); return nil }
 
-// Cleanup releases what t acquired.
+// Cleanup releases what t acquired. Requests that outlast the config's grace
+// period may still use it.
 func (t *Transport) Cleanup() error {
 	var errs []error
 	for _, a := range t.apps {
 		errs = append(errs, a.release())
 	}
-	t.apps = nil
 	return errors.Join(append(errs, t.HTTPTransport.Cleanup())...)
 }
 
