@@ -46,11 +46,11 @@ type call struct {
 }
 
 // uri is the request URI for WeChat, without the access token.
-func (c call) uri() (path, rawQuery string) {
+func (c call) uri() string {
 	if c.endpoint == endpointUpload {
-		return upstreamPaths[c.endpoint], "type=" + url.QueryEscape(c.mediaType)
+		return upstreamPaths[c.endpoint] + "?type=" + url.QueryEscape(c.mediaType)
 	}
-	return upstreamPaths[c.endpoint], "media_id=" + url.QueryEscape(c.mediaID)
+	return upstreamPaths[c.endpoint] + "?media_id=" + url.QueryEscape(c.mediaID)
 }
 
 // parseCall tells what a request means, or why it means nothing.

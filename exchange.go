@@ -5,6 +5,7 @@ package wechatmedia
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -15,8 +16,11 @@ import (
 
 // exchange is one caller's request. The handler makes it; the transport, which
 // the proxy may call once for each upstream it tries, fills it in. It belongs to
-// the goroutine that serves the request.
+// the goroutine that serves the request. It is the context of the request to
+// WeChat, and holds what every request needs, to be in one piece.
 type exchange struct {
+	context.Context // of the caller's request
+
 	call call
 	app  *app
 
@@ -27,6 +31,10 @@ type exchange struct {
 	failover        bool // there are further upstreams
 
 	tried []*reverseproxy.Upstream
+
+	url   url.URL // for WeChat, less the access token
+	first attempt // the first one; newAttempt makes the others
+	begun bool    // there has been one
 
 	caller  http.ResponseWriter
 	request *http.Request
@@ -42,13 +50,25 @@ type exchange struct {
 
 type exchangeKey struct{}
 
-func withExchange(ctx context.Context, ex *exchange) context.Context {
-	return context.WithValue(ctx, exchangeKey{}, ex)
+// Value implements context.Context.
+func (ex *exchange) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return ex
+	}
+	return ex.Context.Value(key)
 }
 
 func exchangeFrom(ctx context.Context) *exchange {
 	ex, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return ex
+}
+
+func (ex *exchange) newAttempt() *attempt {
+	if ex.begun {
+		return new(attempt)
+	}
+	ex.begun = true
+	return &ex.first
 }
 
 // placeholder answers for {http.wechat_media.*}.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"mime"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -27,7 +26,7 @@ const (
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	repl := replacerFrom(r.Context())
 	ex := &exchange{
-		caller: w, request: r,
+		Context: r.Context(), caller: w, request: r,
 		translateStatus: h.TranslateStatus, cacheControl: h.CacheControl,
 		failover: len(h.proxy.Upstreams) > 1 || h.proxy.DynamicUpstreams != nil,
 	}
@@ -111,11 +110,11 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, ex *exchange) err
 // made or chosen here. RequestURI, which the proxy's debug log shows, is no
 // exception: a caller may have put a token of its own into it.
 func (h *Handler) outgoing(r *http.Request, ex *exchange) *http.Request {
-	path, rawQuery := ex.call.uri()
-	out := r.WithContext(withExchange(r.Context(), ex))
+	out := r.WithContext(ex)
 	out.Method = ex.call.method
-	out.URL = &url.URL{Path: path, RawQuery: rawQuery}
-	out.RequestURI = path + "?" + rawQuery
+	out.RequestURI = ex.call.uri()
+	ex.url.Path, ex.url.RawQuery, _ = strings.Cut(out.RequestURI, "?")
+	out.URL = &ex.url
 	out.Trailer = nil
 	if ex.call.endpoint == endpointUpload {
 		out.Header = pickHeader(r.Header, uploadHeaders)
@@ -137,7 +136,7 @@ var (
 )
 
 func pickHeader(from http.Header, names []string) http.Header {
-	to := make(http.Header, len(names))
+	to := make(http.Header) // most callers send few of them
 	for _, name := range names {
 		if v, ok := from[name]; ok {
 			to[name] = v

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -223,8 +224,8 @@ func (g *gateway) do(method, target string, header http.Header, body io.Reader) 
 		req.Header[k] = v
 	}
 	res, err := noRedirects.Do(req)
-	if errors.Is(err, io.EOF) && body == nil {
-		// a connection that the listener of a config now gone had accepted
+	if (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && body == nil {
+		// a connection that the listener of a config now gone had, accepted or not
 		res, err = noRedirects.Do(req)
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	ex := exchangeFrom(ctx)
 	if ex == nil { // not under the handler
-		ex = &exchange{request: req, maxUpload: t.ReplayBuffer}
+		ex = &exchange{Context: ctx, request: req, maxUpload: t.ReplayBuffer}
 		defer func() {
 			if ex.upload != nil {
 				ex.upload.finish()
@@ -115,41 +116,56 @@ func (t *Transport) mayRepeat(ex *exchange, again bool) (outcome string, ok bool
 // attempt sends the request once. The token goes on a copy: r.URL, RequestURI and
 // the replacer, which all end up in logs, never see it.
 func (t *Transport) attempt(ex *exchange, req *http.Request, tok *token) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
-	w := newWatchdog(t.stall, max(0, time.Duration(t.ResponseHeaderTimeout)), cancel)
-	out := t.outgoing(req.WithContext(ctx), ex.app.param, tok)
+	a := ex.newAttempt()
+	a.init(t.stall, max(0, time.Duration(t.ResponseHeaderTimeout)), a.bite)
+	ctx := req.Context()
 	if ex.upload != nil {
-		out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			GotConn: func(info httptrace.GotConnInfo) { ex.connReused = info.Reused },
-		}))
+		ctx = a.withUpload(ctx, ex)
+	}
+	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
+	if ex.upload != nil {
 		out.ContentLength = ex.upload.length
-		out.Body = ex.upload.open(w)
+		out.Body = ex.upload.open(&a.watchdog)
 		out.GetBody = func() (io.ReadCloser, error) {
 			if !ex.upload.replayable() {
 				return nil, errUploadClosed
 			}
-			return ex.upload.open(w), nil
+			return ex.upload.open(&a.watchdog), nil
 		}
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
-	w.stop()
+	a.stop()
 	if err != nil {
-		cancel(context.Canceled)
-		return nil, w.err(unwrapURLError(err))
+		if a.cancel != nil {
+			a.cancel(context.Canceled)
+		}
+		return nil, a.err(unwrapURLError(err))
 	}
-	guardBody(res, w, cancel)
+	a.body = res.Body
+	res.Body = a
 	hideToken(res.Header, tok)
 	return res, nil
 }
 
-// outgoing is a copy of req with the token in place of any that the caller sent.
-func (t *Transport) outgoing(out *http.Request, param string, tok *token) *http.Request {
-	u := *out.URL
-	u.RawQuery = param + "=" + url.QueryEscape(tok.value())
+// withUpload is the context of an attempt with a body: one that can be ended, and
+// notes whether the connection had been used before.
+func (a *attempt) withUpload(ctx context.Context, ex *exchange) context.Context {
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { ex.connReused = info.Reused },
+	})
+}
+
+// outgoing turns a copy of a request into one with the token in place of any that
+// the caller sent. Its URL becomes u.
+func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *token) *http.Request {
+	*u = *out.URL
 	if rest := withoutParam(out.URL.RawQuery, param); rest != "" {
-		u.RawQuery += "&" + rest
+		u.RawQuery = param + "=" + url.QueryEscape(tok.value()) + "&" + rest
+	} else {
+		u.RawQuery = param + "=" + url.QueryEscape(tok.value())
 	}
-	out.URL = &u
+	out.URL = u
 	out.Body, out.GetBody = nil, nil
 	out.TransferEncoding = nil // of the caller; would make it chunked again
 	out.Trailer = nil          // likewise
@@ -157,10 +173,13 @@ func (t *Transport) outgoing(out *http.Request, param string, tok *token) *http.
 
 	// Caddy's placeholder has the default port, which WeChat would be sent
 	if di, ok := reverseproxy.GetDialInfo(out.Context()); ok && out.Host == di.Address && u.Host != "" {
-		out.Host = strings.TrimSuffix(out.Host, map[string]string{"http": ":80", "https": ":443"}[out.URL.Scheme])
+		out.Host = strings.TrimSuffix(out.Host, defaultPorts[out.URL.Scheme])
 	}
 	return out
 }
+
+// defaultPorts are left out of the Host header.
+var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
 
 // takeUpload puts the request's body under ex, gathering it if its length is
 // unknown: WeChat refuses chunked bodies with a bare 412.
@@ -327,18 +346,19 @@ func hideToken(h http.Header, tok *token) {
 
 // withoutParam returns rawQuery without a parameter, however it is encoded.
 func withoutParam(rawQuery, name string) string {
-	if rawQuery == "" {
-		return ""
-	}
-	var kept []string
-	for pair := range strings.SplitSeq(rawQuery, "&") {
+	isParam := func(pair string) bool {
 		k, _, _ := strings.Cut(pair, "=")
-		if key, err := url.QueryUnescape(k); err == nil && strings.EqualFold(key, name) {
-			continue
-		}
-		kept = append(kept, pair)
+		key, err := url.QueryUnescape(k)
+		return err == nil && strings.EqualFold(key, name)
 	}
-	return strings.Join(kept, "&")
+	found := false
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		found = found || isParam(pair)
+	}
+	if !found { // as always under the handler
+		return rawQuery
+	}
+	return strings.Join(slices.DeleteFunc(strings.Split(rawQuery, "&"), isParam), "&")
 }
 
 // unwrapURLError keeps URLs, which have the token in them, out of errors.

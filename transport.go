@@ -26,6 +26,7 @@ func init() {
 // ever; the rest because they measured best against a TLS upstream.
 const (
 	defaultReplayBuffer          = 64 << 20 // bytes
+	defaultHandshakeTimeout      = 5 * time.Second
 	defaultResponseHeaderTimeout = 30 * time.Second
 	defaultStallTimeout          = 60 * time.Second
 	defaultIdleConnsPerHost      = 512
@@ -39,8 +40,8 @@ const (
 //
 // It is an HTTP transport in every other respect and takes all of that
 // transport's options, with other defaults: HTTP/1.1 only, no compression, 512
-// idle connections to each upstream, `30s` for reply headers, and `60s` without
-// a byte in either direction (`read_timeout` and `write_timeout` count only
+// idle connections to each upstream, `5s` for the TLS handshake, `30s` for reply
+// headers, and `60s` without a byte in either direction (`read_timeout` and `write_timeout` count only
 // while WeChat is waited for, so a slow caller does not end a transfer).
 //
 // The `wechat_media` handler uses it for temporary media. On its own it makes
@@ -137,6 +138,9 @@ func (t *Transport) setDefaults() {
 	}
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
+	}
+	if t.TLS != nil && t.TLS.HandshakeTimeout == 0 {
+		t.TLS.HandshakeTimeout = caddy.Duration(defaultHandshakeTimeout)
 	}
 	if t.ResponseHeaderTimeout == 0 {
 		t.ResponseHeaderTimeout = caddy.Duration(defaultResponseHeaderTimeout)

@@ -1,15 +1,15 @@
 package wechatmedia
 
-// The clock that runs while WeChat's side is waited for. Caddy's read_timeout
-// and write_timeout are deadlines of the connection: the one would end an
-// upload that takes its time although bytes flow, because nothing is read
-// meanwhile, and the other is not renewed by every kind of write.
+// One attempt on the wire, and the clock that runs while WeChat's side is waited
+// for. Caddy's read_timeout and write_timeout are deadlines of the connection: the
+// one would end an upload that takes its time although bytes flow, because nothing
+// is read meanwhile, and the other is not renewed by every kind of write.
 
 import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 )
@@ -23,8 +23,8 @@ func (stalledError) Error() string   { return "WeChat sent or took no byte for t
 func (stalledError) Timeout() bool   { return true }
 func (stalledError) Temporary() bool { return true }
 
-// watchdog cancels an attempt when it is not stopped or restarted in time. A
-// nil watchdog never bites.
+// watchdog bites when it is not stopped or restarted in time. It never does if it
+// is nil, or after is not positive.
 type watchdog struct {
 	timer *time.Timer
 	after time.Duration
@@ -32,22 +32,20 @@ type watchdog struct {
 	bit   atomic.Bool
 }
 
-// newWatchdog returns a stopped watchdog, or nil if after is not positive.
-func newWatchdog(after, reply time.Duration, cancel context.CancelCauseFunc) *watchdog {
+// init makes w a stopped watchdog.
+func (w *watchdog) init(after, reply time.Duration, bite func()) {
 	if after <= 0 {
-		return nil
+		return
 	}
-	w := &watchdog{after: after, reply: reply}
-	w.timer = time.AfterFunc(after, func() {
-		w.bit.Store(true)
-		cancel(errStalled)
-	})
+	w.after, w.reply = after, reply
+	w.timer = time.AfterFunc(after, bite)
 	w.timer.Stop()
-	return w
 }
 
+func (w *watchdog) sleeps() bool { return w == nil || w.timer == nil }
+
 func (w *watchdog) restart() {
-	if w != nil {
+	if !w.sleeps() {
 		w.timer.Reset(w.after)
 	}
 }
@@ -56,7 +54,7 @@ func (w *watchdog) restart() {
 // then http.Transport's own timeout for the reply's headers runs.
 func (w *watchdog) restartForReply() {
 	switch {
-	case w == nil:
+	case w.sleeps():
 	case w.reply > 0:
 		w.timer.Reset(w.after + w.reply)
 	default:
@@ -65,40 +63,56 @@ func (w *watchdog) restartForReply() {
 }
 
 func (w *watchdog) stop() {
-	if w != nil {
+	if !w.sleeps() {
 		w.timer.Stop()
 	}
 }
 
 // err is errStalled if the watchdog bit, and otherwise err.
 func (w *watchdog) err(err error) error {
-	if err != nil && w != nil && w.bit.Load() && !errors.Is(err, io.EOF) {
+	if err != nil && w.bit.Load() && !errors.Is(err, io.EOF) {
 		return errStalled
 	}
 	return err
 }
 
-// guardedBody is a reply's body under a watchdog. Closing it ends the attempt.
-type guardedBody struct {
-	io.ReadCloser
-	watchdog *watchdog
-	cancel   context.CancelCauseFunc
+// attempt is one request on the wire and, once it is answered, the body of the
+// reply. It is in one piece because every request needs one.
+type attempt struct {
+	watchdog
+	url    url.URL                 // with the token
+	cancel context.CancelCauseFunc // ends an upload; nil if there is none
+	body   io.ReadCloser           // of the reply
 }
 
-func guardBody(res *http.Response, w *watchdog, cancel context.CancelCauseFunc) {
-	res.Body = &guardedBody{ReadCloser: res.Body, watchdog: w, cancel: cancel}
+// bite ends the attempt. The watchdog of a download only runs while the reply's
+// body is read, and closing that does.
+func (a *attempt) bite() {
+	a.bit.Store(true)
+	if a.cancel != nil {
+		a.cancel(errStalled)
+		return
+	}
+	_ = a.body.Close()
 }
 
-func (b *guardedBody) Read(p []byte) (int, error) {
-	b.watchdog.restart()
-	n, err := b.ReadCloser.Read(p)
-	b.watchdog.stop()
-	return n, b.watchdog.err(err)
+// Read reads the reply's body.
+func (a *attempt) Read(p []byte) (int, error) {
+	a.restart()
+	n, err := a.body.Read(p)
+	a.stop()
+	return n, a.err(err)
 }
 
-func (b *guardedBody) Close() error {
-	b.watchdog.stop()
-	err := b.ReadCloser.Close()
-	b.cancel(context.Canceled)
+// Close closes the reply's body and ends the attempt.
+func (a *attempt) Close() error {
+	a.stop()
+	err := a.body.Close()
+	if a.cancel != nil {
+		a.cancel(context.Canceled)
+	}
 	return err
 }
+
+// Interface guards
+var _ io.ReadCloser = (*attempt)(nil)
