@@ -116,6 +116,7 @@ func (adminTokens) refresh(w http.ResponseWriter, r *http.Request) error {
 			var unavailable *tokenUnavailableError
 			if errors.As(err, &unavailable) {
 				refuseNoToken(unavailable.RetryAfter, nil).setHeader(w.Header())
+				err = unavailable.cause // there may well be a token
 			}
 			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
 		}

@@ -453,7 +453,7 @@ func (m *tokenManager) renew(ctx context.Context) (*token, error) {
 	if f == nil {
 		if wait := wakeGap - time.Since(m.lastTry); !m.lastTry.IsZero() && wait > 0 {
 			m.mu.Unlock()
-			return nil, &tokenUnavailableError{RetryAfter: wait, cause: errors.New("the last call was only just made")}
+			return nil, &tokenUnavailableError{RetryAfter: wait, cause: fmt.Errorf("the last call was made less than %v ago", wakeGap)}
 		}
 		f, err = m.launch(m.asideSecret(), false)
 	}
