@@ -105,6 +105,8 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 
+	t.useBulkConns()
+
 	t.budget = &budget{limit: t.ReplayBuffer}
 	t.byID = make(map[string]*app, len(t.Apps))
 	wire := tokenWire{client: t.tokenClient(), baseURLs: t.baseURLs(ctx), observe: t.observeToken}
