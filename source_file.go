@@ -44,21 +44,9 @@ type FileTokenSource struct {
 	// The query parameter that the token goes into. Default: `access_token`.
 	Param string `json:"param,omitempty"`
 
-	// The field with the token if the file is JSON; dots lead into nested objects.
-	// Default: `access_token`.
-	TokenField string `json:"token_field,omitempty"`
+	TokenFields
 
-	// The field with the token's life in seconds, counted from when the file was
-	// written. A token without one is used until the file changes.
-	// Default: `expires_in`.
-	ExpiresInField string `json:"expires_in_field,omitempty"`
-
-	// The field with the moment the token expires, as Unix time in seconds (or
-	// milliseconds), in place of its life. Default: none.
-	ExpiresAtField string `json:"expires_at_field,omitempty"`
-
-	path   string
-	fields tokenFields
+	path string
 }
 
 // CaddyModule returns the Caddy module information.
@@ -74,8 +62,7 @@ func (s *FileTokenSource) Provision(caddy.Context) error {
 	if s.Param == "" {
 		s.Param = "access_token"
 	}
-	s.fields = tokenFields{s.TokenField, s.ExpiresInField, s.ExpiresAtField}
-	s.fields.setDefaults()
+	s.TokenFields.setDefaults()
 	var err error
 	if s.path, err = caddy.NewReplacer().ReplaceOrErr(s.Path, true, true); err != nil {
 		return fmt.Errorf("path: %w", err)
@@ -93,8 +80,7 @@ func (s *FileTokenSource) Validate() error {
 			return fmt.Errorf("param %q is not the name of a query parameter", s.Param)
 		}
 	}
-	return errors.Join(checkFieldName("token_field", s.fields.token), checkFieldName("expires_in_field", s.fields.expiresIn),
-		checkFieldName("expires_at_field", s.fields.expiresAt))
+	return s.TokenFields.validate()
 }
 
 // FetchToken implements TokenSource.
@@ -130,7 +116,7 @@ func (s *FileTokenSource) read() (TokenReply, error) {
 	}
 	content = bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\ufeff")))
 	if looksLikeJSON(content) {
-		return s.fields.parse(content, info.ModTime(), time.Now(), fileTokenLife)
+		return s.TokenFields.parse(content, info.ModTime(), time.Now(), fileTokenLife)
 	}
 	reply := TokenReply{AccessToken: string(content), ExpiresIn: fileTokenLife}
 	return reply, checkToken(reply.AccessToken)
@@ -173,14 +159,11 @@ func (s *FileTokenSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch option {
 		case "param":
 			err = oneArg(d, &s.Param)
-		case "token_field":
-			err = oneArg(d, &s.TokenField)
-		case "expires_in_field":
-			err = oneArg(d, &s.ExpiresInField)
-		case "expires_at_field":
-			err = oneArg(d, &s.ExpiresAtField)
 		default:
-			return d.Errf("unrecognized option %s of token file; use param, token_field, expires_in_field or expires_at_field", option)
+			var known bool
+			if known, err = s.TokenFields.unmarshalOption(d); !known {
+				return d.Errf("unrecognized option %s of token file; use param, "+tokenFieldOptions, option)
+			}
 		}
 		if err == nil {
 			err = noSourceBlock(d, option)

@@ -27,8 +27,8 @@ func TestFileContents(t *testing.T) {
 		"BOM":           {FileTokenSource{}, "\ufeffSENTINELtoken", "SENTINELtoken", 2 * time.Hour, ""},
 		"JSON":          {FileTokenSource{}, `{"access_token":"SENTINELtoken"}`, "SENTINELtoken", 2 * time.Hour, ""},
 		"JSON, life":    {FileTokenSource{}, `{"access_token":"SENTINELtoken","expires_in":600}`, "SENTINELtoken", 9 * time.Minute, ""},
-		"JSON, end":     {FileTokenSource{ExpiresAtField: "exp"}, fmt.Sprintf(`{"access_token":"SENTINELtoken","exp":%d}`, time.Now().Add(time.Hour).Unix()), "SENTINELtoken", time.Hour, ""},
-		"JSON, fields":  {FileTokenSource{TokenField: "a.b", ExpiresInField: "a.c"}, `{"a":{"b":"SENTINELtoken","c":120}}`, "SENTINELtoken", time.Minute, ""},
+		"JSON, end":     {FileTokenSource{TokenFields: TokenFields{ExpiresAtField: "exp"}}, fmt.Sprintf(`{"access_token":"SENTINELtoken","exp":%d}`, time.Now().Add(time.Hour).Unix()), "SENTINELtoken", time.Hour, ""},
+		"JSON, fields":  {FileTokenSource{TokenFields: TokenFields{TokenField: "a.b", ExpiresInField: "a.c"}}, `{"a":{"b":"SENTINELtoken","c":120}}`, "SENTINELtoken", time.Minute, ""},
 		"JSON, expired": {FileTokenSource{}, `{"access_token":"SENTINELtoken","expires_in":30}`, "", 0, "expired 30s ago"},
 		"empty":         {FileTokenSource{}, "\n", "", 0, "no access_token"},
 		"two words":     {FileTokenSource{}, "SENTINEL token", "", 0, "unexpected characters"},
@@ -118,7 +118,7 @@ func TestFileConfig(t *testing.T) {
 	for text, s := range map[string]FileTokenSource{
 		"path is required":           {},
 		"not the name of a query":    {Path: "p", Param: "a=b"},
-		"token_field":                {Path: "p", TokenField: ".a"},
+		"token_field":                {Path: "p", TokenFields: TokenFields{TokenField: ".a"}},
 		"path: evaluated placeholde": {Path: "{env.NOT_SET_ANYWHERE}"},
 	} {
 		err := s.Provision(caddy.Context{})

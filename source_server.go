@@ -46,17 +46,7 @@ type ServerTokenSource struct {
 	// the headers. Default: none.
 	Body string `json:"body,omitempty"`
 
-	// The field with the token; dots lead into nested objects, as in
-	// `data.access_token`. Default: `access_token`.
-	TokenField string `json:"token_field,omitempty"`
-
-	// The field with the token's remaining life, in seconds. Default: `expires_in`.
-	ExpiresInField string `json:"expires_in_field,omitempty"`
-
-	// The field with the moment the token expires, as Unix time in seconds (or
-	// milliseconds), in place of a remaining life. The server's own clock, from
-	// its Date header, is what it is held against. Default: none.
-	ExpiresAtField string `json:"expires_at_field,omitempty"`
+	TokenFields
 
 	// The server is asked again after this time, or before the token expires if
 	// that comes first. Default: `4m`, because a token that the server replaces
@@ -65,7 +55,6 @@ type ServerTokenSource struct {
 
 	url, body string
 	headers   http.Header
-	fields    tokenFields
 }
 
 // CaddyModule returns the Caddy module information.
@@ -84,8 +73,7 @@ func (s *ServerTokenSource) Provision(caddy.Context) error {
 	if s.RefreshInterval == 0 {
 		s.RefreshInterval = caddy.Duration(defaultServerRefresh)
 	}
-	s.fields = tokenFields{s.TokenField, s.ExpiresInField, s.ExpiresAtField}
-	s.fields.setDefaults()
+	s.TokenFields.setDefaults()
 
 	// resolved into fields that no config dump and no log shows
 	repl := caddy.NewReplacer()
@@ -136,8 +124,7 @@ func (s *ServerTokenSource) Validate() error {
 			return fmt.Errorf("header %q is not a header field", name)
 		}
 	}
-	return errors.Join(checkFieldName("token_field", s.fields.token), checkFieldName("expires_in_field", s.fields.expiresIn),
-		checkFieldName("expires_at_field", s.fields.expiresAt))
+	return s.TokenFields.validate()
 }
 
 // FetchToken implements TokenSource.
@@ -175,7 +162,7 @@ func (s *ServerTokenSource) fetch(ctx context.Context, client *http.Client) (Tok
 	if err != nil {
 		return TokenReply{}, err
 	}
-	reply, err := s.fields.parse(body, date, date, 0)
+	reply, err := s.TokenFields.parse(body, date, date, 0)
 	if err != nil {
 		return TokenReply{}, err
 	}
@@ -238,12 +225,6 @@ func (s *ServerTokenSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = s.unmarshalHeader(d)
 		case "body":
 			err = oneArg(d, &s.Body)
-		case "token_field":
-			err = oneArg(d, &s.TokenField)
-		case "expires_in_field":
-			err = oneArg(d, &s.ExpiresInField)
-		case "expires_at_field":
-			err = oneArg(d, &s.ExpiresAtField)
 		case "refresh_interval":
 			var text string
 			if s.RefreshInterval != 0 {
@@ -257,8 +238,11 @@ func (s *ServerTokenSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				s.RefreshInterval = caddy.Duration(interval)
 			}
 		default:
-			return d.Errf("unrecognized option %s of token server; use method, header, body, token_field, "+
-				"expires_in_field, expires_at_field or refresh_interval", option)
+			var known bool
+			if known, err = s.TokenFields.unmarshalOption(d); !known {
+				return d.Errf("unrecognized option %s of token server; use method, header, body, refresh_interval, "+
+					tokenFieldOptions, option)
+			}
 		}
 		if err == nil {
 			err = noSourceBlock(d, option)

@@ -4,9 +4,12 @@ package wechatmedia
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
 const (
@@ -19,22 +22,54 @@ const (
 	milliseconds = 1e12
 )
 
-// tokenFields names fields of a JSON object; dots lead into objects in it.
-type tokenFields struct{ token, expiresIn, expiresAt string }
+// TokenFields says where in a JSON object a token and its expiry are.
+type TokenFields struct {
+	// The field with the token; dots lead into nested objects, as in
+	// `data.access_token`. Default: `access_token`.
+	TokenField string `json:"token_field,omitempty"`
 
-func (f *tokenFields) setDefaults() {
-	if f.token == "" {
-		f.token = "access_token"
+	// The field with the token's life in seconds, counted from the server's answer,
+	// or from when the file was written. Default: `expires_in`.
+	ExpiresInField string `json:"expires_in_field,omitempty"`
+
+	// The field with the moment the token expires, as Unix time in seconds (or
+	// milliseconds), in place of its life. A server's own clock, from its Date
+	// header, is what it is held against. Default: none.
+	ExpiresAtField string `json:"expires_at_field,omitempty"`
+}
+
+func (f *TokenFields) setDefaults() {
+	if f.TokenField == "" {
+		f.TokenField = "access_token"
 	}
-	if f.expiresIn == "" {
-		f.expiresIn = "expires_in"
+	if f.ExpiresInField == "" {
+		f.ExpiresInField = "expires_in"
 	}
+}
+
+func (f *TokenFields) validate() error {
+	return errors.Join(checkFieldName("token_field", f.TokenField), checkFieldName("expires_in_field", f.ExpiresInField),
+		checkFieldName("expires_at_field", f.ExpiresAtField))
+}
+
+// tokenFieldOptions are the options that unmarshalOption reads.
+const tokenFieldOptions = "token_field, expires_in_field or expires_at_field"
+
+// unmarshalOption reads an option of a source's block, if it is one of these.
+func (f *TokenFields) unmarshalOption(d *caddyfile.Dispenser) (known bool, err error) {
+	into := map[string]*string{
+		"token_field": &f.TokenField, "expires_in_field": &f.ExpiresInField, "expires_at_field": &f.ExpiresAtField,
+	}[d.Val()]
+	if into == nil {
+		return false, nil
+	}
+	return true, oneArg(d, into)
 }
 
 // parse reads a token and its expiry from JSON that was written at the given time
 // by the clock that its absolute times go by. unknown is taken for the lifetime
 // if the JSON has none; 0 makes that an error.
-func (f tokenFields) parse(body []byte, written, now time.Time, unknown time.Duration) (TokenReply, error) {
+func (f *TokenFields) parse(body []byte, written, now time.Time, unknown time.Duration) (TokenReply, error) {
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return TokenReply{}, badReply("JSON that is broken off or of another shape")
@@ -43,9 +78,9 @@ func (f tokenFields) parse(body []byte, written, now time.Time, unknown time.Dur
 		return TokenReply{}, err
 	}
 	var reply TokenReply
-	raw, ok := field(doc, f.token)
+	raw, ok := field(doc, f.TokenField)
 	if !ok || json.Unmarshal(raw, &reply.AccessToken) != nil {
-		return TokenReply{}, badReply("no string in the field %s", f.token)
+		return TokenReply{}, badReply("no string in the field %s", f.TokenField)
 	}
 	if err := checkToken(reply.AccessToken); err != nil {
 		return TokenReply{}, err
@@ -59,7 +94,7 @@ func (f tokenFields) parse(body []byte, written, now time.Time, unknown time.Dur
 }
 
 // life is how long the token lives from now on.
-func (f tokenFields) life(doc map[string]json.RawMessage, written, now time.Time, unknown time.Duration) (time.Duration, error) {
+func (f *TokenFields) life(doc map[string]json.RawMessage, written, now time.Time, unknown time.Duration) (time.Duration, error) {
 	number := func(name string) (n jsonNumber, ok bool) {
 		raw, ok := field(doc, name)
 		if ok {
@@ -68,17 +103,17 @@ func (f tokenFields) life(doc map[string]json.RawMessage, written, now time.Time
 		return n, ok && n != "null"
 	}
 	var life time.Duration
-	if at, ok := number(f.expiresAt); f.expiresAt != "" {
+	if at, ok := number(f.ExpiresAtField); f.ExpiresAtField != "" {
 		seconds, isNumber := at.float()
 		if !ok || !isNumber {
-			return 0, badReply("no number in the field %s", f.expiresAt)
+			return 0, badReply("no number in the field %s", f.ExpiresAtField)
 		}
 		if seconds >= milliseconds {
 			seconds /= 1000
 		}
 		seconds -= float64(now.UnixNano()) / 1e9
 		life = time.Duration(min(seconds, maxForeignLifetime.Seconds()) * float64(time.Second))
-	} else if in, ok := number(f.expiresIn); ok {
+	} else if in, ok := number(f.ExpiresInField); ok {
 		var err error
 		if life, err = in.seconds(maxForeignLifetime); err != nil {
 			return 0, err
@@ -87,7 +122,7 @@ func (f tokenFields) life(doc map[string]json.RawMessage, written, now time.Time
 	} else if unknown > 0 {
 		life = unknown
 	} else {
-		return 0, badReply("no field %s", f.expiresIn)
+		return 0, badReply("no field %s", f.ExpiresInField)
 	}
 	if life <= 0 {
 		return 0, badReply("a token that has expired %v ago", (-life).Round(time.Second))
