@@ -25,9 +25,9 @@ const (
 	readAhead = 2 * (tlsHeader + tlsPlaintext + 256)
 
 	// minBulk is the length of a record, in bytes, from which it is taken to carry
-	// a body. Shorter ones may be messages of TLS itself, after which crypto/tls
-	// waits for another record.
-	minBulk = 1 << 10
+	// a body. Shorter ones may be messages of TLS itself, such as a KeyUpdate, after
+	// which crypto/tls waits for another record.
+	minBulk = 64
 
 	// copySize is how much of an upload is encrypted and written at once, in bytes.
 	copySize = 32 << 10
