@@ -277,6 +277,30 @@ func TestExpectContinue(t *testing.T) {
 	uploaded(t, res, reply)
 }
 
+// A download does not wait for a body that the caller announced and does not send.
+func TestDownloadWithABodyThatNeverComes(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL))
+	res, reply := g.upload("/media", "a.jpg", picture(t, 10_000))
+	id := uploaded(t, res, reply)
+	for _, line := range []string{"GET /media/" + id, "POST /cgi-bin/media/get?media_id=" + id} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", line)
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if body, err := io.ReadAll(res.Body); err != nil || len(body) != 10_000 {
+			t.Errorf("%s: %d bytes, %v", line, len(body), err)
+		}
+	}
+}
+
 // A caller that stands still in the middle of an upload is told so.
 func TestSlowCaller(t *testing.T) {
 	w := startWechat(t)

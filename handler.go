@@ -51,7 +51,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if refused = h.checkUpload(r, ex); refused != nil {
 			return h.refuse(w, r, ex, refused)
 		}
-	} else if h.CacheControl != "" && slices.Contains(r.Header["If-None-Match"], ex.etag()) {
+		return h.pass(w, r, ex)
+	}
+	ex.closeCaller() // a body that comes with it will not be read
+	if h.CacheControl != "" && slices.Contains(r.Header["If-None-Match"], ex.etag()) {
 		// the same media_id is the same bytes: no need to ask WeChat
 		ex.setCacheHeader(w.Header())
 		w.WriteHeader(http.StatusNotModified)
