@@ -10,10 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -44,8 +44,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// startGateway runs the gateway against the sandbox in a process of its own.
-func startGateway(t *testing.T, options string) string {
+// startGateway runs the gateway against the sandbox in a process of its own, with
+// further options of wechat_media and of the site.
+func startGateway(t *testing.T, options, site string) string {
 	t.Helper()
 	gateway, wechat := freePort(t), freePort(t)
 	dir := t.TempDir()
@@ -56,6 +57,7 @@ func startGateway(t *testing.T, options string) string {
 }
 http://127.0.0.1:%[1]s {
 	bind 127.0.0.1
+	%[4]s
 	wechat_media http://127.0.0.1:%[2]s {
 		app wx0123456789abcdef {env.REAL_SECRET}
 		%[3]s
@@ -67,7 +69,7 @@ http://127.0.0.1:%[2]s {
 		app wx0123456789abcdef {env.REAL_SECRET}
 	}
 }
-`, gateway, wechat, options)
+`, gateway, wechat, options, site)
 	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -110,33 +112,28 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// otherBase is all that is changed of the SDK, whose base URL is a constant.
-type otherBase struct{ base *url.URL }
-
-func (o otherBase) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Host == "api.weixin.qq.com" {
-		req = req.Clone(req.Context())
-		req.URL.Scheme, req.URL.Host, req.Host = o.base.Scheme, o.base.Host, ""
-	}
-	return http.DefaultTransport.RoundTrip(req)
-}
-
-func sdk(t *testing.T, base string) *material.Material {
+// sdk is the SDK with its base URL changed, by the SDK's own means, and with an
+// app that nobody has heard of.
+func sdk(t *testing.T, base string, stable bool) *material.Material {
 	t.Helper()
-	u, err := url.Parse(base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := util.DefaultHTTPClient
-	util.DefaultHTTPClient = &http.Client{Transport: otherBase{u}, Timeout: 30 * time.Second}
-	t.Cleanup(func() { util.DefaultHTTPClient = before })
+	util.SetURIModifier(func(uri string) string {
+		return strings.Replace(uri, "https://api.weixin.qq.com", base, 1)
+	})
+	t.Cleanup(func() { util.SetURIModifier(nil) })
 	return officialaccount.NewOfficialAccount(&config.Config{
-		AppID: "made-up", AppSecret: "made-up", Cache: cache.NewMemory(),
+		AppID: "made-up", AppSecret: "made-up", UseStableAK: stable, Cache: cache.NewMemory(),
 	}).GetMaterial()
 }
 
+// The SDK may ask for its token in the old way or the new.
 func TestUploadAndDownload(t *testing.T) {
-	m := sdk(t, startGateway(t, "sdk_tokens"))
+	base := startGateway(t, "sdk_tokens", "")
+	for name, stable := range map[string]bool{"token": false, "stable_token": true} {
+		t.Run(name, func(t *testing.T) { thereAndBack(t, sdk(t, base, stable)) })
+	}
+}
+
+func thereAndBack(t *testing.T, m *material.Material) {
 	for _, size := range []int{1, 300_000, 5 << 20} {
 		picture := make([]byte, size)
 		if _, err := rand.Read(picture); err != nil {
@@ -168,7 +165,7 @@ func TestUploadAndDownload(t *testing.T) {
 }
 
 func TestErrorsReachTheSDK(t *testing.T) {
-	m := sdk(t, startGateway(t, "sdk_tokens"))
+	m := sdk(t, startGateway(t, "sdk_tokens", ""), false)
 	_, err := m.MediaUploadFromReader(material.MediaTypeImage, "picture.txt", strings.NewReader("text"))
 	if err == nil || !strings.Contains(err.Error(), "40005") {
 		t.Errorf("a text file as a picture: %v", err)
@@ -179,18 +176,119 @@ func TestErrorsReachTheSDK(t *testing.T) {
 	}
 }
 
+// Without sdk_tokens the SDK gets no token, not even with the app's real secret,
+// and so no media.
 func TestTokensAreRefusedUnlessAskedFor(t *testing.T) {
-	base := startGateway(t, "")
-	if _, err := sdk(t, base).GetMediaURL("abc"); err == nil {
-		t.Error("the SDK got a token")
+	base := startGateway(t, "", "")
+	for _, stable := range []bool{false, true} {
+		m := sdk(t, base, stable)
+		if token, err := m.GetAccessToken(); err == nil {
+			t.Errorf("the SDK got the token %s", token)
+		}
+		if _, err := m.MediaUploadFromReader(material.MediaTypeImage, "picture.jpg", strings.NewReader("picture")); err == nil {
+			t.Error("the SDK could upload")
+		}
 	}
-	res, err := http.Get(base + "/cgi-bin/token?grant_type=client_credential&appid=x&secret=" + secret)
+	question := fmt.Sprintf(`{"grant_type":"client_credential","appid":"wx0123456789abcdef","secret":%q}`, secret)
+	for name, ask := range map[string]func() (*http.Response, error){
+		"token": func() (*http.Response, error) {
+			return http.Get(base + "/cgi-bin/token?grant_type=client_credential&appid=wx0123456789abcdef&secret=" + secret)
+		},
+		"stable_token": func() (*http.Response, error) {
+			return http.Post(base+"/cgi-bin/stable_token", "application/json", strings.NewReader(question))
+		},
+	} {
+		res, err := ask()
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "40066") {
+			t.Errorf("%s: status %d: %s", name, res.StatusCode, body)
+		}
+	}
+}
+
+// keyed adds the key that a gateway of the operator's asks for.
+type keyed struct{}
+
+func (keyed) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set("Authorization", "Bearer key")
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+func TestSDKCanSendAKey(t *testing.T) {
+	m := sdk(t, startGateway(t, "sdk_tokens", "@stranger not header Authorization \"Bearer key\"\n\trespond @stranger 401"), false)
+	if _, err := m.GetAccessToken(); err == nil {
+		t.Error("the SDK needed no key")
+	}
+	before := util.DefaultHTTPClient
+	util.DefaultHTTPClient = &http.Client{Transport: keyed{}}
+	t.Cleanup(func() { util.DefaultHTTPClient = before })
+	thereAndBack(t, m)
+}
+
+// The README's code for the SDK brings a picture back. README names another file
+// than the project's own.
+func TestREADME(t *testing.T) {
+	readme := os.Getenv("README")
+	if readme == "" {
+		readme = "../../README.md"
+	}
+	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
-	body, _ := io.ReadAll(res.Body)
-	if res.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "40066") {
-		t.Errorf("status %d: %s", res.StatusCode, body)
+	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 1 || !strings.Contains(blocks[0][1], "http://localhost:8080") {
+		t.Fatalf("%s has %d blocks of Go", readme, len(blocks))
+	}
+	program := `package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/silenceper/wechat/v2/cache"
+	"github.com/silenceper/wechat/v2/officialaccount"
+	"github.com/silenceper/wechat/v2/officialaccount/config"
+	"github.com/silenceper/wechat/v2/officialaccount/material"
+	"github.com/silenceper/wechat/v2/util"
+)
+
+func main() {
+	` + strings.ReplaceAll(blocks[0][1], "http://localhost:8080", startGateway(t, "sdk_tokens", "")) + `
+	if err == nil {
+		err = os.WriteFile("back.jpg", picture, 0o600)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+`
+	dir := t.TempDir()
+	picture := make([]byte, 300_000)
+	if _, err := rand.Read(picture); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"main.go": []byte(program), "photo.jpg": picture} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	binary := filepath.Join(dir, "recipe")
+	if out, err := exec.Command("go", "build", "-o", binary, filepath.Join(dir, "main.go")).CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	recipe := exec.Command(binary)
+	recipe.Dir = dir
+	if out, err := recipe.CombinedOutput(); err != nil {
+		t.Fatalf("running: %v\n%s", err, out)
+	}
+	back, err := os.ReadFile(filepath.Join(dir, "back.jpg"))
+	if err != nil || !bytes.Equal(back, picture) {
+		t.Errorf("%d of %d bytes came back, %v", len(back), len(picture), err)
 	}
 }
