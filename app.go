@@ -43,6 +43,7 @@ type App struct {
 // app is an App at work.
 type app struct {
 	id     string
+	source string // its name
 	tokens *tokenManager
 	param  string // the query parameter that carries the token
 
@@ -120,7 +121,7 @@ func (a *App) provision(ctx caddy.Context, wire tokenWire) (*app, error) {
 		return nil, fmt.Errorf("app %s: %w", appID, err)
 	}
 
-	out := &app{id: appID, tokens: manager.(*pooledManager).tokenManager, param: "access_token", poolKey: key}
+	out := &app{id: appID, source: name, tokens: manager.(*pooledManager).tokenManager, param: "access_token", poolKey: key}
 	if p, ok := mod.(QueryParamer); ok {
 		out.param = p.QueryParam()
 	}
@@ -158,7 +159,10 @@ func (a *App) share(ctx caddy.Context, source TokenSource, name string, raw []by
 // release leaves the process's manager, which ends with the last that uses it.
 func (a *app) release() error {
 	a.detach()
-	_, err := tokenManagers.Delete(a.poolKey)
+	deleted, err := tokenManagers.Delete(a.poolKey)
+	if deleted && len(managersOf(a.id)) == 0 {
+		metrics.tokenExpiry.DeleteLabelValues(a.id) // nobody is to be called for want of its token
+	}
 	return err
 }
 

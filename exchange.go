@@ -32,9 +32,9 @@ type exchange struct {
 
 	tried []*reverseproxy.Upstream
 
-	url   url.URL // for WeChat, less the access token
-	first attempt // the first one; newAttempt makes the others
-	begun bool    // there has been one
+	url   url.URL  // for WeChat, less the access token
+	first attempt  // the first one; newAttempt makes the others
+	last  *attempt // nil: there has been none
 
 	caller  http.ResponseWriter
 	request *http.Request
@@ -45,6 +45,7 @@ type exchange struct {
 	timedOut   bool     // why the last attempt failed; the proxy's error hides it
 	refusal    *refusal // the gateway's own answer, in place of WeChat's
 	verdict    verdict
+	status     int // of the answer as it came from WeChat's side; 0: there is none
 	retries    int
 }
 
@@ -64,11 +65,12 @@ func exchangeFrom(ctx context.Context) *exchange {
 }
 
 func (ex *exchange) newAttempt() *attempt {
-	if ex.begun {
-		return new(attempt)
+	if ex.last == nil {
+		ex.last = &ex.first
+	} else {
+		ex.last = new(attempt)
 	}
-	ex.begun = true
-	return &ex.first
+	return ex.last
 }
 
 // placeholder answers for {http.wechat_media.*}.

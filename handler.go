@@ -42,6 +42,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if !h.SDKTokens {
 			return h.refuse(w, r, ex, refuseNoEndpoint())
 		}
+		ex.status = http.StatusOK
 		return answerToken(w)
 	}
 	if ex.app, refused = h.transport.selectApp(repl); refused != nil {
@@ -57,7 +58,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if h.CacheControl != "" && slices.Contains(r.Header["If-None-Match"], ex.etag()) {
 		// the same media_id is the same bytes: no need to ask WeChat
 		ex.setCacheHeader(w.Header())
-		w.WriteHeader(http.StatusNotModified)
+		ex.status = http.StatusNotModified
+		w.WriteHeader(ex.status)
 		return nil
 	}
 	return h.pass(w, r, ex)

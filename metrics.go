@@ -5,6 +5,7 @@ package wechatmedia
 
 import (
 	"errors"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -42,6 +43,10 @@ var metrics = struct {
 	}, func() float64 { return float64(keptBytes.Load()) }),
 }
 
+// requestClasses are the values of the label class; see errcodeClass.
+var requestClasses = []string{"ok", "request", "token", "quota", "busy", "account", "other", "refused", "unavailable",
+	"unreachable", "truncated", "left"}
+
 // What became of a request whose token was rejected.
 const (
 	replaySucceeded = "succeeded"    // the repetition was accepted
@@ -63,10 +68,34 @@ func registerMetrics(ctx caddy.Context) error {
 	return nil
 }
 
-// errcodeClass puts an errcode into one of a few classes.
+// startMetrics has the counters of an app begin at 0: what has not happened yet can
+// then be told from what is not counted, and the first time shows in a rate.
+func (t *Transport) startMetrics(a *app) {
+	for _, result := range []string{"ok", "unchanged"} {
+		metrics.tokenFetches.WithLabelValues(a.id, a.source, result)
+	}
+	for kind := range failureTraits {
+		metrics.tokenFetches.WithLabelValues(a.id, a.source, string(kind))
+	}
+	for _, outcome := range []string{replaySucceeded, replayRejected, replayNotKept, replayNoToken} {
+		metrics.replays.WithLabelValues(outcome)
+	}
+	if !t.servesMedia {
+		return
+	}
+	for _, endpoint := range []endpoint{endpointGet, endpointJSSDK, endpointUpload} {
+		for _, class := range requestClasses {
+			metrics.requests.WithLabelValues(a.id, string(endpoint), class)
+		}
+	}
+}
+
+// errcodeClass puts what became of a request into one of a few classes.
 func errcodeClass(ex *exchange) string {
 	if ex.refusal != nil {
 		switch {
+		case ex.refusal.status == statusClientGone:
+			return "left"
 		case ex.refusal.status >= 502 && ex.refusal.status != 503:
 			return "unreachable"
 		case ex.refusal.status == 503:
@@ -75,7 +104,17 @@ func errcodeClass(ex *exchange) string {
 			return "refused"
 		}
 	}
+	if ex.status == 0 || ex.last != nil && ex.last.broken {
+		if ex.status == 0 || ex.Err() != nil {
+			return "left" // the caller, before the answer, or in the middle of it
+		}
+		return "truncated"
+	}
 	switch v := ex.verdict; {
+	case v.errcode == 0 && ex.status >= http.StatusInternalServerError:
+		return "unreachable" // a host's own error page
+	case v.errcode == 0 && ex.status >= http.StatusBadRequest:
+		return "other"
 	case v.errcode == 0:
 		return "ok"
 	case v.rejected():

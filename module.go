@@ -167,6 +167,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.proxy = mod.(*reverseproxy.Handler)
 	h.transport = h.proxy.Transport.(*Transport) // completeProxy has seen to it
+	h.transport.servesMedia = true
 	return nil
 }
 

@@ -1,12 +1,16 @@
 package wechatmedia
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,6 +80,21 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("%v bytes of the replay buffer are in use", got)
 	}
 
+	w.Cut(sandbox.MediaGet, 500, 1)
+	if res, err := noRedirects.Get(g.URL + "/media/" + id); err == nil {
+		if _, err := io.Copy(io.Discard, res.Body); err == nil {
+			t.Error("a download that was cut looks complete")
+		}
+		res.Body.Close()
+	}
+	w.Respond(sandbox.MediaGet, 1, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusBadGateway) })
+	g.get("/media/" + id)
+	grew(1, requests("get", "truncated", testAppID))
+	grew(1, requests("get", "unreachable", testAppID))
+	if n, ok := g.scrape()[`caddy_wechat_token_fetches_total{app="`+testAppID+`",result="ip_not_allowed",source="stable"}`]; !ok || n != 0 {
+		t.Error("what has not happened yet is not counted as 0")
+	}
+
 	expiry := g.scrape()[`caddy_wechat_token_expiry_timestamp_seconds{app="`+testAppID+`"}`]
 	if left := time.Until(time.Unix(int64(expiry), 0)); left < time.Hour || left > 2*time.Hour+time.Minute {
 		t.Errorf("the token expires in %v", left)
@@ -87,21 +106,36 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
+
+	// an app that is gone must not look like one without a token
+	g.load("metrics /metrics\n" + strings.Replace(block(w.URL), testAppID, "wx2", 1))
+	g.get("/media/none")
+	if _, ok := g.scrape()[`caddy_wechat_token_expiry_timestamp_seconds{app="`+testAppID+`"}`]; ok {
+		t.Error("the expiry of an app's token outlives the app")
+	}
 }
 
 func TestErrcodeClass(t *testing.T) {
-	for want, exchanges := range map[string][]*exchange{
-		"ok":          {{}},
-		"token":       {{verdict: verdict{errcode: 40001}}, {verdict: verdict{errcode: 42001}}},
-		"busy":        {{verdict: verdict{errcode: -1}}},
-		"quota":       {{verdict: verdict{errcode: 45009}}},
-		"request":     {{verdict: verdict{errcode: 40007}}, {verdict: verdict{errcode: 40009}}, {verdict: verdict{errcode: 41005}}},
-		"account":     {{verdict: verdict{errcode: 48001}}},
-		"other":       {{verdict: verdict{errcode: 99999}}},
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	classes := map[string][]*exchange{
+		"ok":          {{status: 200}, {status: 304}},
+		"token":       {{status: 200, verdict: verdict{errcode: 40001}}, {status: 200, verdict: verdict{errcode: 42001}}},
+		"busy":        {{status: 200, verdict: verdict{errcode: -1}}},
+		"quota":       {{status: 200, verdict: verdict{errcode: 45009}}},
+		"request":     {{status: 200, verdict: verdict{errcode: 40007}}, {status: 200, verdict: verdict{errcode: 40009}}, {status: 200, verdict: verdict{errcode: 41005}}},
+		"account":     {{status: 200, verdict: verdict{errcode: 48001}}},
+		"other":       {{status: 200, verdict: verdict{errcode: 99999}}, {status: 412}},
 		"refused":     {{refusal: refuseMediaID()}, {refusal: refuseTooLarge(1)}},
 		"unavailable": {{refusal: refuseNoToken(0, nil)}},
-		"unreachable": {{refusal: refuseUpstream(false, nil)}, {refusal: refuseUpstream(true, nil)}},
-	} {
+		"unreachable": {{refusal: refuseUpstream(false, nil)}, {refusal: refuseUpstream(true, nil)}, {status: 502}},
+		"truncated":   {{Context: t.Context(), status: 200, last: &attempt{broken: true}}},
+		"left":        {{}, {Context: left, status: 200, last: &attempt{broken: true}}, {refusal: &refusal{status: statusClientGone}}},
+	}
+	if got := slices.Sorted(maps.Keys(classes)); !slices.Equal(got, slices.Sorted(slices.Values(requestClasses))) {
+		t.Errorf("requestClasses are not %q", got)
+	}
+	for want, exchanges := range classes {
 		for _, ex := range exchanges {
 			if got := errcodeClass(ex); got != want {
 				t.Errorf("%+v %+v: %s, want %s", ex.verdict, ex.refusal, got, want)

@@ -252,7 +252,7 @@ func (t *Transport) verdict(ex *exchange, req *http.Request, res *http.Response,
 
 // accept makes res the answer.
 func (t *Transport) accept(ex *exchange, res *http.Response, v verdict) *http.Response {
-	ex.verdict = v
+	ex.verdict, ex.status = v, res.StatusCode
 	if ex.upload != nil {
 		if ex.upload.unread() {
 			ex.closeCaller()

@@ -77,8 +77,10 @@ type Transport struct {
 	budget *budget
 	stall  time.Duration
 	ctx    caddy.Context
-	events *caddyevents.App
-	logger *zap.Logger
+
+	servesMedia bool // under the handler, which counts requests
+	events      *caddyevents.App
+	logger      *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -176,6 +178,7 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 	t.events = events.(*caddyevents.App)
 	return t.events.On("started", onStarted(func() {
 		for _, a := range t.apps {
+			t.startMetrics(a)
 			a.tokens.start()
 		}
 	}))

@@ -83,6 +83,7 @@ type attempt struct {
 	url    url.URL                 // with the token
 	cancel context.CancelCauseFunc // ends an upload; nil if there is none
 	body   io.ReadCloser           // of the reply
+	broken bool                    // the body ended with an error
 }
 
 // bite ends the attempt. The watchdog of a download only runs while the reply's
@@ -101,6 +102,7 @@ func (a *attempt) Read(p []byte) (int, error) {
 	a.restart()
 	n, err := a.body.Read(p)
 	a.stop()
+	a.broken = err != nil && err != io.EOF
 	return n, a.err(err)
 }
 

@@ -1,0 +1,225 @@
+package check
+
+// What can be said of the files without running anything: they agree with the code,
+// with each other and with what Grafana takes.
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// theLabels are the plugin's labels with values of its own.
+var theLabels = map[string]bool{"class": true, "result": true, "outcome": true}
+
+// A misspelt value would select nothing, and nobody would notice.
+func TestLabelValuesAreThePlugins(t *testing.T) {
+	known := map[string]bool{}
+	for _, file := range []string{"metrics.go", "observe.go", "failure.go"} {
+		for _, s := range stringsIn(t, file) {
+			known[s] = true
+		}
+	}
+	b := readBoard(t)
+	var exprs []string
+	for _, r := range readAlerts(t).rules() {
+		exprs = append(exprs, r.Expr)
+	}
+	for _, p := range b.Panels {
+		for _, target := range p.Targets {
+			exprs = append(exprs, b.substitute(target.Expr))
+		}
+	}
+	for _, expr := range exprs {
+		for _, s := range selectors(t, expr) {
+			for _, m := range s.LabelMatchers {
+				if !theLabels[m.Name] {
+					continue
+				}
+				for _, v := range values(m) {
+					if !known[v] {
+						t.Errorf("%s: no %s is %q", s, m.Name, v)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Every kind of failure sets an alert off, whose text is the hint in the log.
+func TestEveryFailureHasAnAlert(t *testing.T) {
+	kinds := failureKinds(t)
+	if len(kinds) < 10 {
+		t.Fatalf("only %d kinds of failure were found in failure.go", len(kinds))
+	}
+	for kind, hint := range kinds {
+		var texts string
+		for _, r := range readAlerts(t).rules() {
+			for _, s := range selectors(t, r.Expr) {
+				if selects(s.LabelMatchers, "result", kind) {
+					texts += strings.Join(strings.Fields(r.Annotations["description"]), " ") + "\n"
+				}
+			}
+		}
+		switch {
+		case texts == "":
+			t.Errorf("no alert fires when fetching fails with %s", kind)
+		case !strings.Contains(texts, hint):
+			t.Errorf("the alert for %s does not say: %s", kind, hint)
+		}
+	}
+}
+
+// Every class of requests that is not a success or the caller's own mistake does.
+func TestEveryClassHasAnAlert(t *testing.T) {
+	fine := map[string]bool{"ok": true, "request": true, "refused": true, "left": true}
+	classes := returnedBy(t, "metrics.go", "errcodeClass")
+	if len(classes) < 5 {
+		t.Fatalf("only %q were found in metrics.go", classes)
+	}
+	for _, class := range classes {
+		found := fine[class]
+		for _, r := range readAlerts(t).rules() {
+			for _, s := range selectors(t, r.Expr) {
+				found = found || selects(s.LabelMatchers, "class", class)
+			}
+		}
+		if !found {
+			t.Errorf("no alert fires for requests of class %s", class)
+		}
+	}
+}
+
+// selects reports whether a selector names a value of a label, instead of just not
+// excluding it.
+func selects(matchers []*labels.Matcher, label, value string) bool {
+	for _, m := range matchers {
+		if m.Name == label && (m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp) && m.Matches(value) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestEveryAlertIsExplained(t *testing.T) {
+	readme := string(read(t, "../README.md"))
+	for _, r := range readAlerts(t).rules() {
+		if !strings.Contains(readme, "\n### "+r.Alert+"\n") {
+			t.Errorf("README.md has no heading for %s", r.Alert)
+		}
+		if !strings.HasSuffix(r.Annotations["runbook_url"], "/deploy/README.md#"+strings.ToLower(r.Alert)) {
+			t.Errorf("%s: runbook_url is %s", r.Alert, r.Annotations["runbook_url"])
+		}
+		if r.Labels["severity"] != "critical" && r.Labels["severity"] != "warning" {
+			t.Errorf("%s: severity is %q", r.Alert, r.Labels["severity"])
+		}
+	}
+	for _, heading := range regexp.MustCompile(`(?m)^### (Wechat\w+)$`).FindAllStringSubmatch(readme, -1) {
+		if !strings.Contains(string(read(t, alertsFile)), "alert: "+heading[1]+"\n") {
+			t.Errorf("there is no alert %s", heading[1])
+		}
+	}
+}
+
+// Grafana's own schema, strictly: of the dashboard, its panels and its queries.
+func TestDashboardIsGrafanas(t *testing.T) {
+	plugins.RegisterDefaultPlugins()
+	//lint:ignore SA1019 the older model is the one that every Grafana imports
+	var d dashboard.Dashboard
+	for _, err := range []error{d.UnmarshalJSONStrict(read(t, dashboardFile)), d.Validate()} {
+		if err != nil && err.Error() != "" { // an empty list of errors, which is no nil
+			t.Error(err)
+		}
+	}
+	if current := dashboard.NewDashboard().SchemaVersion; d.SchemaVersion != current {
+		t.Errorf("schemaVersion is %d, Grafana's is %d", d.SchemaVersion, current)
+	}
+	for _, p := range readBoard(t).Panels {
+		if p.Title == "" || p.Type != "row" && (p.Description == "" || len(p.Targets) == 0) {
+			t.Errorf("panel %q lacks a title, a description or a query", p.Title)
+		}
+	}
+}
+
+func parse(t *testing.T, file string) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "../../"+file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func literal(e ast.Expr) (string, bool) {
+	lit, ok := e.(*ast.BasicLit)
+	if !ok || lit.Kind != token.STRING {
+		return "", false
+	}
+	s, err := strconv.Unquote(lit.Value)
+	return s, err == nil
+}
+
+func stringsIn(t *testing.T, file string) (all []string) {
+	ast.Inspect(parse(t, file), func(n ast.Node) bool {
+		if e, ok := n.(ast.Expr); ok {
+			if s, ok := literal(e); ok {
+				all = append(all, s)
+			}
+		}
+		return true
+	})
+	return all
+}
+
+// failureKinds reads the kinds of failure, and the hint to each, from failure.go.
+func failureKinds(t *testing.T) map[string]string {
+	hints, names := map[string]string{}, map[string]string{} // by the constant's name
+	ast.Inspect(parse(t, "failure.go"), func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.ValueSpec:
+			if kind, ok := n.Type.(*ast.Ident); ok && kind.Name == "failureKind" {
+				names[n.Names[0].Name], _ = literal(n.Values[0])
+			}
+		case *ast.KeyValueExpr:
+			key, isName := n.Key.(*ast.Ident)
+			traits, isTraits := n.Value.(*ast.CompositeLit)
+			if isName && isTraits && len(traits.Elts) == 2 {
+				hints[key.Name], _ = literal(traits.Elts[1])
+			}
+		}
+		return true
+	})
+	kinds := map[string]string{}
+	for name, kind := range names {
+		if kind == "" || hints[name] == "" {
+			t.Fatalf("failure.go: %s has no value or no hint", name)
+		}
+		kinds[kind] = hints[name]
+	}
+	return kinds
+}
+
+// returnedBy lists the strings that a function returns.
+func returnedBy(t *testing.T, file, function string) (all []string) {
+	for _, decl := range parse(t, file).Decls {
+		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == function {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if r, ok := n.(*ast.ReturnStmt); ok && len(r.Results) == 1 {
+					if s, ok := literal(r.Results[0]); ok {
+						all = append(all, s)
+					}
+				}
+				return true
+			})
+		}
+	}
+	return all
+}
