@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -75,6 +76,9 @@ func (a *App) provision(ctx caddy.Context, wire tokenWire) (*app, error) {
 	appID, err := resolve(repl, "app_id", a.AppID)
 	if err != nil {
 		return nil, err
+	}
+	if !strings.HasPrefix(appID, "wx") { // it may be the secret: not to be quoted
+		return nil, errors.New("an app_id does not begin with wx, as WeChat's do; write: app <app_id> [<app_secret>]")
 	}
 	secret := ""
 	if a.AppSecret != "" {
@@ -174,14 +178,23 @@ func resolve(repl *caddy.Replacer, setting, value string) (string, error) {
 	}
 	out, err := repl.ReplaceOrErr(value, true, true)
 	if err != nil {
-		if strings.HasPrefix(value, "{") && strings.HasSuffix(value, "}") {
-			return "", fmt.Errorf("%s: %s is not set or empty", setting, value)
-		}
-		return "", fmt.Errorf("%s: a placeholder in it is not set or empty", setting)
+		return "", unsetError(setting, value)
 	}
 	// files end in a newline
-	if out = strings.TrimSpace(out); out == "" {
+	switch out = strings.TrimSpace(out); {
+	case out == "":
 		return "", fmt.Errorf("%s: %s is empty", setting, value)
+	case strings.ContainsAny(out, "{}") || strings.HasPrefix(out, "$"):
+		return "", fmt.Errorf("%s: has a brace or a $ left in it; write placeholders as {env.NAME}", setting)
 	}
 	return out, nil
+}
+
+// unsetError names a placeholder if that is all there is: what stands beside one
+// may be part of a secret.
+func unsetError(setting, value string) error {
+	if strings.HasPrefix(value, "{") && strings.HasSuffix(value, "}") {
+		return fmt.Errorf("%s: %s is not set or empty", setting, value)
+	}
+	return fmt.Errorf("%s: a placeholder in it is not set or empty", setting)
 }

@@ -383,7 +383,7 @@ func (b *breaker) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 }
 
 func TestUploadFailover(t *testing.T) {
-	content := picture(t, 3<<20)
+	content := picture(t, 9<<20) // more than sockets take
 	contentType, body := form(t, "a.jpg", content)
 	for name, tc := range map[string]struct {
 		after  int64
@@ -397,13 +397,20 @@ func TestUploadFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := startWechat(t)
 			b := &breaker{after: tc.after}
-			first := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			first := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, "token") {
 					w.ServeHTTP(rw, r)
 					return
 				}
 				b.ServeHTTP(rw, r)
 			}))
+			first.Config.ConnState = func(c net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
+				}
+			}
+			first.Start()
+			defer first.Close()
 			g := startGateway(t, block(first.URL+" "+w.URL, "replay_buffer "+tc.buffer))
 			res, reply := g.do("POST", "/media", http.Header{"Content-Type": {contentType}}, bytes.NewReader(body))
 			stored, _ := w.Stored()

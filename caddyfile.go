@@ -68,7 +68,7 @@ func init() {
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // consume directive name
 	line := h.Dispenser.NewFromNextSegment()
-	own, err := takeOwn(line, "app", "app_selector", "types", "max_upload_size", "replay_buffer",
+	own, err := takeOwn(line, misplacedOptions, "app", "app_selector", "types", "max_upload_size", "replay_buffer",
 		"sdk_tokens", "translate_status", "cache_control", "errors")
 	if err != nil {
 		return nil, err
@@ -104,22 +104,40 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 
 // takeOwn removes the named subdirectives from the block of the directive that d
 // is at, and returns them, each with its arguments and block. It resets d.
-func takeOwn(d *caddyfile.Dispenser, names ...string) ([]*caddyfile.Dispenser, error) {
+func takeOwn(d *caddyfile.Dispenser, misplaced map[string]string, names ...string) ([]*caddyfile.Dispenser, error) {
 	var own []*caddyfile.Dispenser
 	d.Next()
 	d.RemainingArgs()
 	for d.NextBlock(0) {
+		if place, ok := misplaced[d.Val()]; ok {
+			return nil, d.Errf("%s goes into %s", d.Val(), place)
+		}
 		isOwn := slices.Contains(names, d.Val())
 		segment := d.NextSegment()
 		if !isOwn {
 			continue
 		}
 		own = append(own, caddyfile.NewDispenser(segment))
-		d.DeleteN(len(segment))
+		n := len(segment)
+		if d.Val() == "}" && segment[n-1].Text != "}" {
+			n += 2 // NextSegment passes an empty block, and leaves it out
+		}
+		d.DeleteN(n)
 	}
 	d.Reset()
 	return own, nil
 }
+
+// misplacedOptions are often looked for in the directive's own block.
+var misplacedOptions = func() map[string]string {
+	places := map[string]string{"token": "the block of an app: app <app_id> [<app_secret>] { ... }"}
+	places["share_token"] = places["token"]
+	for _, option := range []string{"dial_timeout", "tls_timeout", "response_header_timeout", "read_timeout", "write_timeout",
+		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions"} {
+		places[option] = "a block: transport wechat { ... }"
+	}
+	return places
+}()
 
 // mergeTransport makes the proxy's transport ours: what the block says of the HTTP
 // transport, and of the scheme of the upstreams, stays.
@@ -261,8 +279,11 @@ func checkMediaType(d *caddyfile.Dispenser, mediaType string) error {
 //	}
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume transport name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
 	segment := d.NewFromNextSegment()
-	own, err := takeOwn(segment, "app", "app_selector", "replay_buffer")
+	own, err := takeOwn(segment, nil, "app", "app_selector", "replay_buffer")
 	if err != nil {
 		return err
 	}

@@ -201,6 +201,9 @@ func TestBadCaddyfiles(t *testing.T) {
 		"unknown errors":          {"app wx1 {env.S}\nerrors json", `errors "json" is neither wechat nor caddy`},
 		"selector not one":        {"app wx1 {env.S}\napp_selector wx1", `has no placeholder; write for example {header.X-Wechat-Appid}`},
 		"a block for nothing":     {"app wx1 {env.S}\ntypes image {\nx\n}", "types takes no block"},
+		"share_token misplaced":   {"app wx1 {env.S}\nshare_token", "share_token goes into the block of an app"},
+		"timeout misplaced":       {"app wx1 {env.S}\ndial_timeout 1s", "dial_timeout goes into a block: transport wechat { ... }"},
+		"transport with a word":   {"app wx1 {env.S}\ntransport wechat https", "wrong argument count"},
 		"another transport":       {"app wx1 {env.S}\ntransport fastcgi", "transport fastcgi cannot reach WeChat; write: transport wechat"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -212,6 +215,18 @@ func TestBadCaddyfiles(t *testing.T) {
 				t.Errorf("got %q, want one line with a place and %q", msg, tc.want)
 			}
 		})
+	}
+}
+
+// An empty block is as good as none, wherever it stands.
+func TestEmptyBlocks(t *testing.T) {
+	want, err := adaptBlock(t, "wechat_media {\napp wx1 {env.S}\napp wx2 {env.S}\n}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := adaptBlock(t, "wechat_media {\napp wx1 {env.S} {\n}\napp wx2 {env.S} {\n}\ntransport wechat {\n}\n}")
+	if err != nil || string(got) != string(want) {
+		t.Errorf("%v\n%s\n%s", err, got, want)
 	}
 }
 
@@ -245,6 +260,10 @@ func TestBadConfigsAreFoundByValidate(t *testing.T) {
 		"no such file":        {"app wx1 {file./no/such/file}", "app wx1: app_secret: {file./no/such/file} is not set or empty"},
 		"no secret":           {"app wx1", "app wx1: an app_secret is needed; write: app wx1 {env.WECHAT_APP_SECRET}"},
 		"one app, two ways":   {"app wx1 {env.SECRET}\napp {env.SAME} {env.SECRET}", "app wx1 is configured twice"},
+		"the other way round": {"app {env.SECRET} wx1", "an app_id does not begin with wx, as WeChat's do; write: app <app_id> [<app_secret>]"},
+		"brace left":          {"app wx1 {env.SECRET", "app wx1: app_secret: has a brace or a $ left in it; write placeholders as {env.NAME}"},
+		"a shell's variable":  {"app wx1 $SECRET", "app wx1: app_secret: has a brace or a $ left in it"},
+		"server's key":        {"app wx1 {\ntoken server https://h {\nheader X-Key {env.NO_SUCH_VARIABLE}\n}\n}", "header X-Key: {env.NO_SUCH_VARIABLE} is not set or empty"},
 		"secret in the words": {"app wx1 prefix-{env.NO_SUCH_VARIABLE}", "app wx1: app_secret: a placeholder in it is not set or empty"},
 	} {
 		t.Run(name, func(t *testing.T) {

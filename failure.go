@@ -232,7 +232,10 @@ func scrub(err error) error {
 	var timeout interface{ Timeout() bool }
 	var op *net.OpError
 	var dns *net.DNSError
+	var known *wireError
 	switch {
+	case errors.As(err, &known):
+		return known
 	case errors.Is(err, context.Canceled):
 		return &wireError{"canceled", context.Canceled}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

@@ -541,6 +541,29 @@ func TestAppSelector(t *testing.T) {
 			}
 		}
 	}
+
+	// a placeholder that does not exist must not mean the first app
+	g.load(block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}", "app_selector {headers.X-Wechat-Appid}"))
+	if res, body := g.get("/media/abc"); res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "40013") {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+}
+
+// What is valid and hardly meant is in the log, and why a token cannot be fetched.
+func TestWarnings(t *testing.T) {
+	g := startGateway(t, "wechat_media http://127.0.0.1:1 {\napp wx1 {env.TEST_WECHAT_SECRET}\napp wx2 written-out\n}")
+	if res, _ := g.get("/media/abc"); res.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("status %d", res.StatusCode)
+	}
+	if err := g.tryLoad("wechat_media api.weixin.qq.com {\napp wx1 {\ntoken file /no/such/file\n}\n}"); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"only the first of several apps can be used", "app_secret is written out",
+		"connect: connection refused", "secrets and tokens go to WeChat in the clear"} {
+		if !strings.Contains(loggedSoFar(), want) {
+			t.Errorf("the log does not say: %s", want)
+		}
+	}
 }
 
 func TestTranslateStatusAndCacheControl(t *testing.T) {

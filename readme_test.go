@@ -3,7 +3,6 @@ package wechatmedia
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,26 +77,6 @@ func TestREADMEsHaveEveryOption(t *testing.T) {
 			if !strings.Contains(string(text), option[1]) {
 				t.Errorf("%s does not have %s", file, option[1])
 			}
-		}
-	}
-}
-
-// Every example is a valid config.
-func TestExamples(t *testing.T) {
-	t.Setenv("WECHAT_APP_ID", testAppID)
-	t.Setenv("WECHAT_APP_SECRET", testSecret)
-	t.Setenv("GATEWAY_KEY", "key")
-	files, err := filepath.Glob("examples/*.Caddyfile")
-	if err != nil || len(files) == 0 {
-		t.Fatal(err, "no examples")
-	}
-	for _, file := range append(files, "example.Caddyfile") {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := validate(t, string(text)); err != nil {
-			t.Errorf("%s: %v", file, err)
 		}
 	}
 }

@@ -99,7 +99,7 @@ func (s *ServerTokenSource) Provision(caddy.Context) error {
 func replaceSecret(repl *caddy.Replacer, setting, value string) (string, error) {
 	out, err := repl.ReplaceOrErr(value, true, true)
 	if err != nil {
-		return "", fmt.Errorf("%s: a placeholder in it is not set or empty", setting)
+		return "", unsetError(setting, value)
 	}
 	return strings.TrimRight(out, "\r\n"), nil // files end in a newline
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -123,7 +124,21 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		}
 		t.byID[provisioned.id] = provisioned
 	}
+	t.warn(wire.baseURLs)
 	return t.startWithConfig(ctx)
+}
+
+// warn tells of what is valid, and hardly meant.
+func (t *Transport) warn(baseURLs []string) {
+	for _, u := range baseURLs {
+		if strings.HasPrefix(u, "http://") && strings.HasSuffix(u, "weixin.qq.com") {
+			t.logger.Warn("secrets and tokens go to WeChat in the clear; write https://", zap.String("upstream", u))
+		}
+	}
+	if len(t.apps) > 1 && t.AppSelector == "" {
+		t.logger.Warn("only the first of several apps can be used; write app_selector with a placeholder that names the app",
+			appIDField(t.apps[0].id), zap.Int("apps", len(t.apps)))
+	}
 }
 
 func (t *Transport) setDefaults() {
@@ -219,7 +234,10 @@ func (t *Transport) selectApp(repl *caddy.Replacer) (*app, *refusal) {
 	if t.AppSelector == "" {
 		return t.apps[0], nil
 	}
-	id := repl.ReplaceAll(t.AppSelector, "")
+	id, err := repl.ReplaceOrErr(t.AppSelector, false, true)
+	if err != nil {
+		return nil, refuseApp() // there is no such placeholder, so nobody knows which app is meant
+	}
 	if id == "" {
 		return t.apps[0], nil
 	}

@@ -5,6 +5,7 @@ package wechatmedia
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -34,7 +35,12 @@ type tokenRoundTripper struct{ *reverseproxy.HTTPTransport }
 func (rt tokenRoundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
-	return rt.HTTPTransport.RoundTrip(req.WithContext(ctx))
+	res, err := rt.HTTPTransport.RoundTrip(req.WithContext(ctx))
+	var dial reverseproxy.DialError // hides what it is about
+	if errors.As(err, &dial) {
+		err = &wireError{dial.Error(), nil}
+	}
+	return res, err
 }
 
 // baseURLs lists the upstreams of the reverse_proxy that t is part of.
