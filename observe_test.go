@@ -220,6 +220,56 @@ func TestAdminAPI(t *testing.T) {
 	}
 }
 
+// Refreshing a token is under the access control of Caddy's admin API, like all
+// that is in it.
+func TestAdminAPIKeepsStrangersOut(t *testing.T) {
+	w := startWechat(t)
+	t.Setenv("TEST_WECHAT_SECRET", testSecret)
+	address := "127.0.0.1:" + freePort(t)
+	config, err := adapt(t, fmt.Sprintf("{\nadmin %s\npersist_config off\n}\nhttp://127.0.0.1:%s {\nbind 127.0.0.1\n%s\n}", address, freePort(t), block(w.URL)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = caddy.Stop() }()
+	post := func(host, origin string) int {
+		t.Helper()
+		req, err := http.NewRequest("POST", "http://"+address+"/wechat/tokens/refresh?app_id="+testAppID, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		if origin != "" {
+			req.Header.Set("Origin", origin)
+		}
+		res, err := noRedirects.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	calls := func() int { return w.count("/cgi-bin/stable_token") }
+	for deadline := time.Now().Add(10 * time.Second); calls() == 0 && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	before := calls()
+	if status := post("attacker.example", ""); status != http.StatusForbidden {
+		t.Errorf("another Host: %d", status)
+	}
+	if status := post(address, "https://attacker.example"); status != http.StatusForbidden {
+		t.Errorf("another Origin: %d", status)
+	}
+	if status := post(address, ""); status != http.StatusServiceUnavailable { // the token is too new
+		t.Errorf("the operator: %d", status)
+	}
+	if calls() != before {
+		t.Error("a token was fetched")
+	}
+}
+
 func TestEvents(t *testing.T) {
 	recordedEvents.Lock()
 	recordedEvents.all = nil
