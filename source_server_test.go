@@ -98,12 +98,12 @@ func TestServerReplies(t *testing.T) {
 		"truncated":     {ServerTokenSource{}, `{"access_token":"SENTINELtoken",`, 200, 0, failureReply, "broken off"},
 	} {
 		for _, skew := range []time.Duration{0, time.Hour} { // the server's clock and its Date go together
+			if skew != 0 && (tc.source.ExpiresAtField == "" || tc.life != time.Hour) {
+				continue // no clock in it
+			}
 			t.Run(fmt.Sprint(name, " ", skew), func(t *testing.T) {
 				body := tc.body
 				if skew != 0 {
-					if tc.source.ExpiresAtField == "" || tc.life != time.Hour {
-						t.Skip()
-					}
 					body = strings.ReplaceAll(body, fmt.Sprint(now.Add(time.Hour).Unix()), fmt.Sprint(now.Add(time.Hour+skew).Unix()))
 				}
 				srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

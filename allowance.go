@@ -1,0 +1,27 @@
+package wechatmedia
+
+// How many calls may be made: some at once, and then one after another.
+
+import "time"
+
+// allowance is a number of calls that may be made at once, and the time after
+// which one more may be. Its zero value allows none.
+type allowance struct {
+	burst int
+	every time.Duration
+
+	spent float64 // what is not there of burst
+	at    time.Time
+}
+
+func (a *allowance) take(now time.Time) bool {
+	if !a.at.IsZero() {
+		a.spent = max(0, a.spent-float64(now.Sub(a.at))/float64(a.every))
+	}
+	a.at = now
+	if a.spent+1 > float64(a.burst) {
+		return false
+	}
+	a.spent++
+	return true
+}
