@@ -72,6 +72,7 @@ type upload struct {
 	size     int64 // bytes read from the caller
 	err      error // how the caller's body ended
 	filling  bool  // somebody is reading the caller's body
+	ahead    bool  // readAhead has been started
 	readers  int   // attempts that have not been closed
 	finished bool  // there will be no further attempt
 	sent     bool  // an attempt handed over the last byte
@@ -135,6 +136,22 @@ func (u *upload) fill() {
 	n, err := u.readCaller(dst)
 	u.size += int64(n)
 	u.ended(err)
+}
+
+// readAhead reads the caller's body to its end, however slowly WeChat takes it.
+// net/http learns that an HTTP/1.1 caller has left only by reading from him: without
+// it, an upload to a WeChat that stands still would go on without its caller.
+func (u *upload) readAhead() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for u.kept && !u.finished && u.err == nil {
+		if u.filling {
+			u.changed.Wait()
+		} else {
+			u.fill()
+		}
+	}
+	u.freeIfUnused()
 }
 
 // readCaller reads once from the caller without holding u.mu meanwhile.
@@ -295,6 +312,10 @@ func (a *uploadAttempt) read(p []byte) (int, error) {
 			u.changed.Wait()
 		case u.kept:
 			u.fill()
+			if u.err == nil && !u.ahead {
+				u.ahead = true
+				go u.readAhead()
+			}
 		default: // streamed once, unrecorded
 			n, err := u.readCaller(p)
 			u.size += int64(n)

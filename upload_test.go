@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
+	"time"
 )
 
 func randomBytes(t testing.TB, n int) []byte {
@@ -116,6 +118,79 @@ func TestUploadAttemptGivenUpInTheMiddleOfARead(t *testing.T) {
 		wg.Wait()
 		second.Close()
 		u.finish()
+	})
+}
+
+// A caller that leaves while WeChat takes no more must be noticed, which takes
+// reading from him.
+func TestUploadIsReadAheadOnceItsFirstBytesAreWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := randomBytes(t, 3*uploadChunk)
+		left := errors.New("caller has left")
+		b := &budget{limit: 1 << 20}
+		pr, pw := io.Pipe()
+		u := newUpload(pr, int64(len(body)), b)
+		a := u.open(nil)
+		written := 0
+		var caller sync.WaitGroup
+		caller.Go(func() {
+			for piece := range slices.Chunk(body[:2*uploadChunk], 1000) {
+				n, _ := pw.Write(piece)
+				written += n
+			}
+			pw.CloseWithError(left)
+		})
+		synctest.Wait()
+		if written != 0 {
+			t.Errorf("%d bytes were taken from the caller before an attempt asked", written)
+		}
+		got := make([]byte, 10)
+		if _, err := io.ReadFull(a, got); err != nil {
+			t.Fatal(err)
+		}
+		caller.Wait()
+		synctest.Wait()
+		if err := u.callerErr(); !errors.Is(err, left) {
+			t.Errorf("the caller's leaving is not known while the attempt stands still: %v", err)
+		}
+		rest, err := io.ReadAll(a)
+		if !errors.Is(err, left) || !bytes.Equal(append(got, rest...), body[:2*uploadChunk]) {
+			t.Errorf("%d bytes, %v", len(got)+len(rest), err)
+		}
+		a.Close()
+		u.finish()
+		if used := b.used.Load(); used != 0 {
+			t.Errorf("budget has %d bytes in use", used)
+		}
+	})
+}
+
+func TestUploadIsNotReadAheadOnceItIsFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &budget{limit: 1 << 20}
+		pr, pw := io.Pipe()
+		u := newUpload(pr, 3*uploadChunk, b)
+		a := u.open(nil)
+		go func() {
+			for {
+				if _, err := pw.Write(make([]byte, 1000)); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}()
+		if _, err := a.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
+		u.finish()
+		time.Sleep(time.Minute)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if used := b.used.Load(); used != 0 || u.size > 2000 {
+			t.Errorf("%d bytes were read, and %d of the budget are in use", u.size, used)
+		}
+		pr.Close()
 	})
 }
 
