@@ -29,8 +29,8 @@ const (
 	// which crypto/tls waits for another record.
 	minBulk = 64
 
-	// copySize is how much of an upload is encrypted and written at once, in bytes.
-	copySize = 32 << 10
+	// maxWrite is how much is encrypted and written at once, in bytes.
+	maxWrite = uploadChunk
 )
 
 // useBulkConns has a transport with TLS and HTTP/1.1 make its connections so. What
@@ -113,14 +113,19 @@ func (c *bulkConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom copies an upload in pieces that are worth a write.
+// ReadFrom writes an upload in pieces that are worth a write. http.Transport hands it
+// over, once its first few KiB have left with the headers, as what io.LimitReader
+// makes of it.
 func (c *bulkConn) ReadFrom(r io.Reader) (int64, error) {
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{c}, r, buf[:])
+	if limited, ok := r.(*io.LimitedReader); ok {
+		if a, ok := limited.R.(*uploadAttempt); ok {
+			n, err := a.sendTo(c, limited.N)
+			limited.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(struct{ io.Writer }{c}, r)
 }
-
-var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // Close does not wait for a write under way, as tls.Conn does not.
 func (c *bulkConn) Close() error {
@@ -149,7 +154,7 @@ type recordConn struct {
 
 var (
 	readBuffers  = sync.Pool{New: func() any { return new([readAhead]byte) }}
-	writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, copySize+1<<10); return &b }}
+	writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, maxWrite+1<<10); return &b }}
 )
 
 // Read hands out bytes of one record.

@@ -1,10 +1,13 @@
 package wechatmedia
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -170,6 +173,56 @@ func TestBulkConnMovesMuchAtOnce(t *testing.T) {
 	}
 	if n, err := io.ReadFull(server, make([]byte, size)); n != size || err != nil {
 		t.Error(n, err)
+	}
+
+	client.writes = 0
+	a := newUpload(zeros{}, size, &budget{limit: size}).open(nil)
+	if n, err := io.Copy(c, io.LimitReader(a, size)); n != size || err != nil {
+		t.Fatal(n, err)
+	}
+	if client.writes > size/uploadChunk {
+		t.Errorf("%d writes of an upload below TLS", client.writes)
+	}
+	if n, err := io.ReadFull(server, make([]byte, size)); n != size || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// http.Transport hands uploads over so that they are written in few pieces.
+func TestUploadLeavesInFewPieces(t *testing.T) {
+	const size = 1 << 20
+	serverConfig, clientConfig := serverTLS(t)
+	client, wire := newWire()
+	go func() {
+		server := tls.Server(wire, serverConfig)
+		req, err := http.ReadRequest(bufio.NewReader(server))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		n, _ := io.Copy(io.Discard, req.Body)
+		fmt.Fprintf(server, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n%d", n)
+	}()
+	rt := &http.Transport{DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c := newBulkConn(client, clientConfig)
+		err := c.HandshakeContext(ctx)
+		client.writes = 0
+		return c, err
+	}}
+	defer rt.CloseIdleConnections()
+	req, _ := http.NewRequest(http.MethodPost, "https://127.0.0.1/", nil)
+	req.Body = newUpload(zeros{}, size, &budget{limit: size}).open(nil)
+	req.ContentLength = size
+	res, err := rt.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != fmt.Sprint(size) {
+		t.Errorf("%q, %v", body, err)
+	}
+	if client.writes > size/uploadChunk+2 {
+		t.Errorf("%d writes", client.writes)
 	}
 }
 

@@ -11,8 +11,9 @@ import (
 	"sync/atomic"
 )
 
-// uploadChunk is the unit in which uploads are kept, in bytes.
-const uploadChunk = 32 << 10
+// uploadChunk is the unit in which uploads are kept, read and written, in bytes: each
+// chunk costs a system call on either side, and every upload has one at the least.
+const uploadChunk = 128 << 10
 
 var uploadChunks = sync.Pool{New: func() any { return new([uploadChunk]byte) }}
 
@@ -278,36 +279,78 @@ type uploadAttempt struct {
 }
 
 func (a *uploadAttempt) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	a.u.mu.Lock()
+	defer a.u.mu.Unlock()
+	next, err := a.next(int64(len(p)), p)
+	return copy(p, next), err // next may be p
+}
+
+// sendTo writes what is left of the upload, at most limit bytes, to w. It hands w the
+// record's own memory, which stays untouched as long as w has it even if the attempt
+// is closed meanwhile.
+func (a *uploadAttempt) sendTo(w io.Writer, limit int64) (sent int64, err error) {
+	u := a.u
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.readers++
+	defer func() {
+		u.readers--
+		u.freeIfUnused()
+	}()
+	var buf []byte
+	if !u.kept {
+		chunk := uploadChunks.Get().(*[uploadChunk]byte)
+		defer uploadChunks.Put(chunk)
+		buf = chunk[:]
+	}
+	for sent < limit && err == nil {
+		var next []byte
+		if next, err = a.next(limit-sent, buf); err != nil {
+			break
+		}
+		u.mu.Unlock()
+		var n int
+		n, err = w.Write(next)
+		sent += int64(n)
+		u.mu.Lock()
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return sent, err
+}
+
+// next returns what comes next of the upload, limit bytes at most: a part of the
+// record or, if the upload is not kept, of buf. It waits if need be. u.mu is held.
+func (a *uploadAttempt) next(limit int64, buf []byte) ([]byte, error) {
 	a.watchdog.stop() // from here on it is the caller who is waited for
-	n, err := a.read(p)
+	next, err := a.await(limit, buf)
+	a.off += int64(len(next))
+	a.u.sent = a.u.sent || a.u.length >= 0 && a.off >= a.u.length
 	if err == io.EOF {
 		a.watchdog.restartForReply()
 	} else {
 		a.watchdog.restart()
 	}
-	return n, err
+	return next, err
 }
 
-func (a *uploadAttempt) read(p []byte) (int, error) {
+func (a *uploadAttempt) await(limit int64, buf []byte) ([]byte, error) {
 	u := a.u
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	defer func() { u.sent = u.sent || u.length >= 0 && a.off >= u.length }()
 	for {
 		switch {
 		case a.closed:
 			u.freeIfUnused()
-			return 0, errUploadClosed
-		case len(p) == 0:
-			return 0, nil
+			return nil, errUploadClosed
 		case u.kept && a.off < u.size:
 			chunk := u.chunks[a.off/uploadChunk]
-			end := min(int64(uploadChunk), u.size-a.off/uploadChunk*uploadChunk)
-			n := copy(p, chunk[a.off%uploadChunk:end])
-			a.off += int64(n)
-			return n, nil
+			begin := a.off % uploadChunk
+			return chunk[begin:min(uploadChunk, begin+min(limit, u.size-a.off))], nil
 		case u.err != nil:
-			return 0, u.err
+			return nil, u.err
 		case u.filling:
 			u.changed.Wait()
 		case u.kept:
@@ -317,12 +360,11 @@ func (a *uploadAttempt) read(p []byte) (int, error) {
 				go u.readAhead()
 			}
 		default: // streamed once, unrecorded
-			n, err := u.readCaller(p)
+			n, err := u.readCaller(buf[:min(limit, int64(len(buf)))])
 			u.size += int64(n)
-			a.off += int64(n)
 			u.ended(err)
 			if n > 0 {
-				return n, nil
+				return buf[:n], nil
 			}
 		}
 	}

@@ -121,6 +121,82 @@ func TestUploadAttemptGivenUpInTheMiddleOfARead(t *testing.T) {
 	})
 }
 
+// What is being written stays what it was, although the attempt is given up.
+func TestUploadGivenUpInTheMiddleOfAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := randomBytes(t, uploadChunk+10)
+		b := &budget{limit: 2 * uploadChunk}
+		u := newUpload(bytes.NewReader(body), int64(len(body)), b)
+		a := u.open(nil)
+		pr, pw := io.Pipe()
+		ended := make(chan error)
+		go func() {
+			_, err := a.sendTo(pw, int64(len(body)))
+			ended <- err
+		}()
+		got := make([]byte, uploadChunk)
+		if _, err := io.ReadFull(pr, got[:10]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // all is read from the caller, and the first chunk is being written
+		a.Close()
+		u.finish()
+		if used := b.used.Load(); used != 2*uploadChunk {
+			t.Errorf("%d bytes of the budget are in use while a chunk is being written", used)
+		}
+		other := newUpload(bytes.NewReader(make([]byte, uploadChunk)), uploadChunk, &budget{limit: uploadChunk})
+		if _, err := io.Copy(io.Discard, other.open(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(pr, got[10:]); err != nil || !bytes.Equal(got, body[:uploadChunk]) {
+			t.Errorf("the bytes differ, or %v", err)
+		}
+		if err := <-ended; !errors.Is(err, errUploadClosed) {
+			t.Errorf("ended with %v", err)
+		}
+		if used := b.used.Load(); used != 0 {
+			t.Errorf("%d bytes of the budget are lost", used)
+		}
+	})
+}
+
+// As a transport with bulkConns takes it: some of it read, the rest sent.
+func TestUploadIsSent(t *testing.T) {
+	for _, limit := range []int64{0, 1 << 20} { // streamed or kept
+		body := randomBytes(t, 3*uploadChunk+7)
+		u := newUpload(iotest.HalfReader(bytes.NewReader(body)), int64(len(body)), &budget{limit: limit})
+		a := u.open(nil)
+		var got bytes.Buffer
+		if _, err := io.CopyN(&got, a, 3000); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := a.sendTo(&got, uploadChunk); n != uploadChunk || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if u.everSent() {
+			t.Error("a part of the upload counts as all of it")
+		}
+		if n, err := a.sendTo(&got, 1<<30); n != int64(len(body))-3000-uploadChunk || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if !bytes.Equal(got.Bytes(), body) || !u.everSent() {
+			t.Errorf("the bytes differ, or are not known to be sent: %v", u.everSent())
+		}
+
+		broken := errors.New("connection reset")
+		if u.replayable() {
+			a = u.open(nil)
+			if _, err := a.sendTo(brokenWriter{broken}, 10); !errors.Is(err, broken) {
+				t.Errorf("a broken connection ended it with %v", err)
+			}
+		}
+	}
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
 // A caller that leaves while WeChat takes no more must be noticed, which takes
 // reading from him.
 func TestUploadIsReadAheadOnceItsFirstBytesAreWanted(t *testing.T) {
