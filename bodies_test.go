@@ -497,3 +497,33 @@ func (c *dyingConn) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// The answer to an upload that is refused in the middle reaches its caller, in
+// whichever shape: a connection that is closed at once takes the answer with it.
+func TestRefusalReachesACallerWhoIsStillSending(t *testing.T) {
+	w := startWechat(t)
+	contentType, large := form(t, "a.jpg", picture(t, 300_000))
+	for _, shape := range []string{"wechat", "caddy"} {
+		g := startGateway(t, block(w.URL, "max_upload_size image 200KB", "errors "+shape)+`
+			handle_errors {
+				respond "handled"
+			}`)
+		for i := range 100 {
+			var body io.Reader = bytes.NewReader(large)
+			if i%2 == 1 { // of unknown length
+				body = io.MultiReader(body)
+			}
+			req, _ := http.NewRequest("POST", g.URL+"/media", body)
+			req.Header.Set("Content-Type", contentType)
+			res, err := noRedirects.Do(req)
+			if err != nil {
+				t.Fatalf("errors %s: %v", shape, err)
+			}
+			answer, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.StatusCode != 413 || len(answer) == 0 {
+				t.Errorf("errors %s: %d %s, %v", shape, res.StatusCode, answer, err)
+			}
+		}
+	}
+}

@@ -176,10 +176,13 @@ func TestBulkConnMovesMuchAtOnce(t *testing.T) {
 	}
 
 	client.writes = 0
-	a := newUpload(zeros{}, size, &budget{limit: size}).open(nil)
+	u := newUpload(zeros{}, size, &budget{limit: size})
+	a := u.open(nil)
 	if n, err := io.Copy(c, io.LimitReader(a, size)); n != size || err != nil {
 		t.Fatal(n, err)
 	}
+	a.Close()
+	u.finish()
 	if client.writes > size/uploadChunk {
 		t.Errorf("%d writes of an upload below TLS", client.writes)
 	}
@@ -211,7 +214,9 @@ func TestUploadLeavesInFewPieces(t *testing.T) {
 	}}
 	defer rt.CloseIdleConnections()
 	req, _ := http.NewRequest(http.MethodPost, "https://127.0.0.1/", nil)
-	req.Body = newUpload(zeros{}, size, &budget{limit: size}).open(nil)
+	u := newUpload(zeros{}, size, &budget{limit: size})
+	defer u.finish()
+	req.Body = u.open(nil)
 	req.ContentLength = size
 	res, err := rt.RoundTrip(req)
 	if err != nil {

@@ -4,9 +4,11 @@ package wechatmedia
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,7 +40,6 @@ type exchange struct {
 
 	caller  http.ResponseWriter
 	request *http.Request
-	closing bool // the caller's connection ends with the answer
 
 	upload     *upload
 	connReused bool     // the upload's last attempt went out on a connection used before
@@ -161,32 +162,25 @@ func (ex *exchange) readDeadline(timeout time.Duration) func(reading bool) {
 // been read. Caddy's server, which has replaced the body with a reader of its
 // own, would first drain up to 256 KiB of it, after asking for it with 100
 // Continue. HTTP/2 and HTTP/3 end the one stream by themselves.
+//
+// A caller who is still sending needs the time to see the answer: closing the
+// connection at once resets it, which can throw the answer away before it is read.
+// net/http gives him that time when it knows that a limit of the body was hit.
 func (ex *exchange) closeCaller() {
-	if ex.caller != nil && ex.request.ProtoMajor == 1 && ex.request.ContentLength != 0 {
-		ex.caller.Header().Set("Connection", "close")
-		ex.closing = true
-	}
-}
-
-// lingerTime is how long a connection stays open after an answer that did not
-// wait for the caller's body. It is what net/http takes.
-const lingerTime = 500 * time.Millisecond
-
-// linger gives the caller, who is still sending, the time to see an answer that
-// closeCaller was for. Closing the connection at once resets it, which can throw
-// the answer away before it is read. net/http does so too, but not for a body
-// that Caddy has replaced.
-func (ex *exchange) linger() {
-	if !ex.closing || ex.request.Header.Get("Expect") != "" {
+	if ex.caller == nil || ex.request.ProtoMajor != 1 || ex.request.ContentLength == 0 {
 		return
 	}
-	_ = http.NewResponseController(ex.caller).Flush()
-	timer := time.NewTimer(lingerTime)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ex.request.Context().Done():
+	ex.caller.Header().Set("Connection", "close")
+	w := ex.caller
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
 	}
+	hit := http.MaxBytesReader(w, io.NopCloser(strings.NewReader("a body")), 0)
+	_, _ = hit.Read(make([]byte, 1))
 }
 
 // done ends what still reads the caller's body, before the server takes it back.

@@ -107,7 +107,6 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, ex *exchange) err
 			return h.refuse(w, r, ex, ex.refusal)
 		}
 	}
-	ex.linger()
 	return nil
 }
 
@@ -198,7 +197,6 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, ex *exchange, r
 		return caddyhttp.Error(refused.status, refused)
 	}
 	refused.write(w, r)
-	ex.linger()
 	return nil
 }
 

@@ -145,7 +145,10 @@ func TestUploadGivenUpInTheMiddleOfAWrite(t *testing.T) {
 			t.Errorf("%d bytes of the budget are in use while a chunk is being written", used)
 		}
 		other := newUpload(bytes.NewReader(make([]byte, uploadChunk)), uploadChunk, &budget{limit: uploadChunk})
-		if _, err := io.Copy(io.Discard, other.open(nil)); err != nil {
+		defer other.finish()
+		reader := other.open(nil)
+		defer reader.Close()
+		if _, err := io.Copy(io.Discard, reader); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(pr, got[10:]); err != nil || !bytes.Equal(got, body[:uploadChunk]) {
@@ -165,6 +168,7 @@ func TestUploadIsSent(t *testing.T) {
 	for _, limit := range []int64{0, 1 << 20} { // streamed or kept
 		body := randomBytes(t, 3*uploadChunk+7)
 		u := newUpload(iotest.HalfReader(bytes.NewReader(body)), int64(len(body)), &budget{limit: limit})
+		defer u.finish()
 		a := u.open(nil)
 		var got bytes.Buffer
 		if _, err := io.CopyN(&got, a, 3000); err != nil {
@@ -183,9 +187,12 @@ func TestUploadIsSent(t *testing.T) {
 			t.Errorf("the bytes differ, or are not known to be sent: %v", u.everSent())
 		}
 
+		a.Close()
+
 		broken := errors.New("connection reset")
 		if u.replayable() {
 			a = u.open(nil)
+			defer a.Close()
 			if _, err := a.sendTo(brokenWriter{broken}, 10); !errors.Is(err, broken) {
 				t.Errorf("a broken connection ended it with %v", err)
 			}
