@@ -134,7 +134,7 @@ func (t *Transport) attempt(ex *exchange, req *http.Request, tok *token) (*http.
 		}
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
-	a.stop()
+	a.answer()
 	if err != nil {
 		if a.cancel != nil {
 			a.cancel(context.Canceled)

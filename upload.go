@@ -326,14 +326,14 @@ func (a *uploadAttempt) sendTo(w io.Writer, limit int64) (sent int64, err error)
 // next returns what comes next of the upload, limit bytes at most: a part of the
 // record or, if the upload is not kept, of buf. It waits if need be. u.mu is held.
 func (a *uploadAttempt) next(limit int64, buf []byte) ([]byte, error) {
-	a.watchdog.stop() // from here on it is the caller who is waited for
+	a.watchdog.callersTurn()
 	next, err := a.await(limit, buf)
 	a.off += int64(len(next))
 	a.u.sent = a.u.sent || a.u.length >= 0 && a.off >= a.u.length
 	if err == io.EOF {
-		a.watchdog.restartForReply()
+		a.watchdog.replysTurn()
 	} else {
-		a.watchdog.restart()
+		a.watchdog.wechatsTurn()
 	}
 	return next, err
 }
@@ -371,7 +371,6 @@ func (a *uploadAttempt) await(limit int64, buf []byte) ([]byte, error) {
 }
 
 func (a *uploadAttempt) Close() error {
-	a.watchdog.stop()
 	u := a.u
 	u.mu.Lock()
 	defer u.mu.Unlock()

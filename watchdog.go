@@ -7,9 +7,9 @@ package wechatmedia
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -25,11 +25,17 @@ func (stalledError) Temporary() bool { return true }
 
 // watchdog bites when it is not stopped or restarted in time. It never does if it
 // is nil, or after is not positive.
+//
+// First the upload has it, then the reply. Goroutines of http.Transport's may go on
+// with an upload that has been answered, and must not stop the clock of the reply.
 type watchdog struct {
 	timer *time.Timer
 	after time.Duration
 	reply time.Duration // what the reply's headers may take; 0 for any time
 	bit   atomic.Bool
+
+	mu       sync.Mutex
+	answered bool
 }
 
 // init makes w a stopped watchdog.
@@ -44,21 +50,59 @@ func (w *watchdog) init(after, reply time.Duration, bite func()) {
 
 func (w *watchdog) sleeps() bool { return w == nil || w.timer == nil }
 
-func (w *watchdog) restart() {
-	if !w.sleeps() {
-		w.timer.Reset(w.after)
+// ofUpload has the upload's next bytes waited for that long; 0 for any time.
+func (w *watchdog) ofUpload(d time.Duration) {
+	if w.sleeps() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.answered:
+	case d > 0:
+		w.timer.Reset(d)
+	default:
+		w.timer.Stop()
 	}
 }
 
-// restartForReply is for the end of an upload: its last bytes have to leave, and
-// then http.Transport's own timeout for the reply's headers runs.
-func (w *watchdog) restartForReply() {
+// callersTurn is for while an upload waits for its caller.
+func (w *watchdog) callersTurn() { w.ofUpload(0) }
+
+// wechatsTurn is for while WeChat's side has to take bytes of an upload.
+func (w *watchdog) wechatsTurn() {
+	if w != nil {
+		w.ofUpload(w.after)
+	}
+}
+
+// replysTurn is for the end of an upload: its last bytes have to leave, and then
+// http.Transport's own timeout for the reply's headers runs.
+func (w *watchdog) replysTurn() {
 	switch {
-	case w.sleeps():
+	case w == nil:
 	case w.reply > 0:
-		w.timer.Reset(w.after + w.reply)
+		w.ofUpload(w.after + w.reply)
 	default:
-		w.timer.Stop()
+		w.ofUpload(0)
+	}
+}
+
+// answer stops w for good as far as the upload is concerned.
+func (w *watchdog) answer() {
+	if w.sleeps() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answered = true
+	w.timer.Stop()
+}
+
+// restart is for while the reply's next bytes are waited for.
+func (w *watchdog) restart() {
+	if !w.sleeps() {
+		w.timer.Reset(w.after)
 	}
 }
 
@@ -68,9 +112,11 @@ func (w *watchdog) stop() {
 	}
 }
 
-// err is errStalled if the watchdog bit, and otherwise err.
+// err is errStalled if the watchdog bit, and otherwise err. That holds for io.EOF,
+// too: WeChat's side may close the connection because it sees it being closed, which
+// makes a reply look complete that ends with its connection.
 func (w *watchdog) err(err error) error {
-	if err != nil && w.bit.Load() && !errors.Is(err, io.EOF) {
+	if err != nil && w.bit.Load() {
 		return errStalled
 	}
 	return err
