@@ -20,9 +20,16 @@ const (
 	tlsHeader    = 5        // bytes of a record's header
 	tlsPlaintext = 16 << 10 // bytes that a record carries at the most
 
+	// maxRecord is the length of a record, in bytes, with what the ciphers in use add
+	// to its plaintext.
+	maxRecord = tlsHeader + tlsPlaintext + 24
+
 	// readAhead is how many bytes are read from a connection at once: two full
-	// records, which is what Caddy's proxy copies at once.
-	readAhead = 2 * (tlsHeader + tlsPlaintext + 256)
+	// records, which is what Caddy's proxy copies at once, and the short one with
+	// which a reply of that length ends.
+	readAhead = 2*maxRecord + shortRecord
+
+	shortRecord = 512
 
 	// minBulk is the length of a record, in bytes, from which it is taken to carry
 	// a body. Shorter ones may be messages of TLS itself, such as a KeyUpdate, after
@@ -141,12 +148,12 @@ type recordConn struct {
 	net.Conn
 
 	// for the goroutine that reads
-	buf    *[readAhead]byte // nil while nothing is read ahead
-	ahead  []byte           // read and not handed out
-	header [tlsHeader]byte
-	left   int   // bytes to hand out until the record's end; 0 before its header
-	more   bool  // the last read took all that it could
-	err    error // what the last read ended with
+	buf   *[readAhead]byte // nil while next to nothing is read ahead
+	ahead []byte           // read and not handed out; of buf or of rest
+	rest  [shortRecord + 128]byte
+	left  int   // bytes to hand out until the record's end; 0 before its header
+	more  bool  // the last read took all that it could
+	err   error // what the last read ended with
 
 	mu   sync.Mutex
 	held *[]byte // what hold keeps back
@@ -177,12 +184,10 @@ func (c *recordConn) Read(p []byte) (int, error) {
 	n := copy(p, c.ahead[:min(len(c.ahead), c.left)])
 	c.ahead = c.ahead[n:]
 	c.left -= n
-	if len(c.ahead) > 0 {
-		return n, nil
-	}
-	if c.buf != nil && !c.more {
+	if c.buf != nil && len(c.ahead) <= len(c.rest) { // who waits, for a slow caller say, waits without
+		c.ahead = c.rest[:copy(c.rest[:], c.ahead)]
 		readBuffers.Put(c.buf)
-		c.buf, c.ahead = nil, nil
+		c.buf = nil
 	}
 	if n == 0 {
 		return 0, c.takeErr()
@@ -190,20 +195,25 @@ func (c *recordConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads once. A connection that may be idle waits without a buffer.
+// fill reads once, as far as the end of a record can be if there is so much. A
+// connection that may be idle waits without a buffer.
 func (c *recordConn) fill() {
 	if len(c.ahead) == 0 && c.left == 0 && !c.more {
-		n, err := c.Conn.Read(c.header[:])
-		c.ahead, c.err = c.header[:n], err
+		n, err := c.Conn.Read(c.rest[:tlsHeader])
+		c.ahead, c.err = c.rest[:n], err
 		return
 	}
 	if c.buf == nil {
 		c.buf = readBuffers.Get().(*[readAhead]byte)
 	}
 	kept := copy(c.buf[:], c.ahead) // less than a header
-	n, err := c.Conn.Read(c.buf[kept:])
+	end := readAhead
+	if c.left > 0 {
+		end = min(end, c.left+maxRecord+shortRecord)
+	}
+	n, err := c.Conn.Read(c.buf[kept:end])
 	c.ahead, c.err = c.buf[:kept+n], err
-	c.more = kept+n == len(c.buf)
+	c.more = kept+n == end
 }
 
 // takeErr returns the error of the last read, which may be one that passes: a

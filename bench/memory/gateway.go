@@ -43,7 +43,7 @@ func measure(binary string, s scenario, times int, profile string) (m measuremen
 
 	warmUp := s.load
 	warmUp.slowCallers = false
-	if _, err := warmUp.run(g, 1, 1000); err != nil {
+	if _, err := warmUp.run(g, 16, 64<<10); err != nil {
 		return m, fmt.Errorf("warming up: %w", err)
 	}
 	if m.runtime, err = g.settings(); err != nil {
@@ -86,14 +86,14 @@ func startGateway(binary string, up *httptest.Server, l load) (*gateway, error) 
 		return nil, err
 	}
 	g := &gateway{dir: dir, url: "http://" + freeAddr(), admin: "http://" + freeAddr()}
-	options, tls := "", ""
+	ca, cert, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	if err := writeCerts(up, ca, cert, key); err != nil {
+		return nil, err
+	}
+	tls := ""
 	if l.tls {
-		ca, cert, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-		if err := writeCerts(up, ca, cert, key); err != nil {
-			return nil, err
-		}
 		g.url = "https://" + strings.TrimPrefix(g.url, "http://")
-		options, tls = "transport wechat {\ntls_trust_pool file "+ca+"\n}", "tls "+cert+" "+key
+		tls = "tls " + cert + " " + key
 	}
 	caddyfile := fmt.Sprintf(`{
 	admin %s
@@ -108,10 +108,12 @@ func startGateway(binary string, up *httptest.Server, l load) (*gateway, error) 
 	%s
 	wechat_media %s {
 		app wx0123456789abcdef not-a-secret
-		%s
+		transport wechat {
+			tls_trust_pool file %s
+		}
 	}
 }
-`, strings.TrimPrefix(g.admin, "http://"), g.url, tls, up.URL, options)
+`, strings.TrimPrefix(g.admin, "http://"), g.url, tls, up.URL, ca)
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ import (
 // load is what all transfers of a scenario have in common.
 type load struct {
 	upload, chunked           bool
-	tls, http2                bool // TLS on both sides; HTTP/2 to the gateway
+	tls, http2                bool // of the callers; WeChat's side always has TLS and HTTP/1.1
 	slowUpstream, slowCallers bool
 }
 
@@ -74,11 +74,7 @@ func startUpstream(l load) *httptest.Server {
 		}
 	}))
 	up.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that the gateway opens and does not need
-	if l.tls {
-		up.StartTLS()
-	} else {
-		up.Start()
-	}
+	up.StartTLS()
 	return up
 }
 

@@ -28,18 +28,18 @@ type scenario struct {
 	bound     int64 // of growth, in bytes
 }
 
-// scenarios are every kind of load over every protocol. TLS and HTTP/2 cost more for
-// each transfer: Go's buffers, most of all the 1 MiB of an upload that may wait in
-// HTTP/2's flow-control window, and the garbage of handshakes.
+// scenarios are every kind of load over every protocol. Callers with TLS and HTTP/2
+// cost more for each transfer: Go's buffers, most of all the 1 MiB of an upload that
+// may wait in HTTP/2's flow-control window, and the garbage of handshakes.
 func scenarios() (all []scenario) {
 	for _, protocol := range []struct {
 		name             string
 		tls, http2       bool
 		upload, download int64 // what each may cost more, in bytes
 	}{
-		{name: "HTTP/1.1 without TLS"},
-		{name: "HTTP/1.1, TLS on both sides", tls: true, upload: mib / 2, download: mib / 8},
-		{name: "HTTP/2, TLS on both sides", tls: true, http2: true, upload: mib, download: mib / 4},
+		{name: "HTTP/1.1"},
+		{name: "HTTP/1.1 with TLS", tls: true, upload: mib / 2, download: mib / 8},
+		{name: "HTTP/2 with TLS", tls: true, http2: true, upload: mib, download: mib / 4},
 	} {
 		for _, s := range []scenario{
 			{"uploads to a slow upstream", 64, load{upload: true, slowUpstream: true}, replayBuffer + headroom + 64*protocol.upload},
