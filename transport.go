@@ -42,8 +42,9 @@ const (
 // It is an HTTP transport in every other respect and takes all of that
 // transport's options, with other defaults: HTTP/1.1 only, no compression, 512
 // idle connections to each upstream, `5s` for the TLS handshake, `30s` for reply
-// headers, and `60s` without a byte in either direction (`read_timeout` and `write_timeout` count only
-// while WeChat is waited for, so a slow caller does not end a transfer).
+// headers, and `60s` without a byte in either direction (`read_timeout` and
+// `write_timeout` count only while WeChat is waited for, so a slow caller does not
+// end a transfer; of an upload, they are for each piece of up to 128 KiB).
 //
 // The `wechat_media` handler uses it for temporary media. On its own it makes
 // reverse_proxy a private gateway to all of WeChat's API, for callers that are
@@ -67,7 +68,8 @@ type Transport struct {
 	AppSelector string `json:"app_selector,omitempty"`
 
 	// Memory, in bytes, for keeping the bodies of uploads until WeChat has
-	// accepted the token, for all requests together. An upload beyond it is
+	// accepted the token, for all requests together; each upload takes its length,
+	// rounded up to 128 KiB. An upload beyond it is
 	// streamed once, and a rejection is passed on to its caller; one of unknown
 	// length, which has to be gathered before it can be sent, is answered with
 	// 503. Default: 67108864 (64 MiB).

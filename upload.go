@@ -158,10 +158,10 @@ func (u *upload) readAhead() {
 // readCaller reads once from the caller without holding u.mu meanwhile.
 func (u *upload) readCaller(p []byte) (int, error) {
 	u.filling = true
-	u.mu.Unlock()
 	if u.readDeadline != nil {
-		u.readDeadline(true)
+		u.readDeadline(true) // while u.mu is held, or it could undo what abandon does to end the read
 	}
+	u.mu.Unlock()
 	n, err := u.src.Read(p)
 	u.mu.Lock()
 	u.filling = false

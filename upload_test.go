@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -357,6 +359,40 @@ func TestUploadAbandonWaitsForTheRead(t *testing.T) {
 		t.Errorf("budget has %d bytes in use", used)
 	}
 }
+
+// A read that is about to begin does not undo what is done to end it.
+func TestUploadAbandonEndsAReadThatBegins(t *testing.T) {
+	var passed atomic.Pointer[chan struct{}] // closed when the deadline has passed
+	renew := func() { c := make(chan struct{}); passed.Store(&c) }
+	renew()
+	u := newUpload(readerFunc(func([]byte) (int, error) { <-*passed.Load(); return 0, os.ErrDeadlineExceeded }), 100, &budget{limit: 1 << 20})
+	abandoned := make(chan struct{})
+	u.readDeadline = func(reading bool) {
+		if !reading {
+			return
+		}
+		go func() {
+			u.abandon(func() { close(*passed.Load()) })
+			close(abandoned)
+		}()
+		time.Sleep(20 * time.Millisecond)
+		renew()
+	}
+	a := u.open(nil)
+	go func() {
+		_, _ = a.Read(make([]byte, 10))
+		a.Close()
+	}()
+	select {
+	case <-abandoned:
+	case <-time.After(10 * time.Second):
+		t.Error("the read goes on")
+	}
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestBudgetIsNeverExceeded(t *testing.T) {
 	b := &budget{limit: 100}

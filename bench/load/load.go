@@ -88,9 +88,8 @@ func measure(o Options, callers []*caller) (*Result, error) {
 		o.Started()
 	}
 	marks := []mark{newMark(o, zero)}
-	for begin := marks[0].at; time.Since(zero) < begin+o.Duration && !stop.Load(); {
-		next := begin + time.Duration(len(marks))*o.Window
-		time.Sleep(next - time.Since(zero))
+	for next := o.Window; next <= o.Duration && !stop.Load(); next += o.Window {
+		time.Sleep(marks[0].at + next - time.Since(zero))
 		marks = append(marks, newMark(o, zero))
 	}
 	stop.Store(true)
