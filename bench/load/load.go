@@ -88,8 +88,11 @@ func measure(o Options, callers []*caller) (*Result, error) {
 		o.Started()
 	}
 	marks := []mark{newMark(o, zero)}
-	for next := o.Window; next <= o.Duration && !stop.Load(); next += o.Window {
-		time.Sleep(marks[0].at + next - time.Since(zero))
+	for i := range windows(o) {
+		if stop.Load() {
+			break
+		}
+		time.Sleep(marks[0].at + time.Duration(i+1)*o.Window - time.Since(zero))
 		marks = append(marks, newMark(o, zero))
 	}
 	stop.Store(true)
@@ -99,6 +102,14 @@ func measure(o Options, callers []*caller) (*Result, error) {
 		return nil, fmt.Errorf("measuring: %w", err)
 	}
 	return newResult(callers, marks), nil
+}
+
+// windows is how many there are; none if all that matters are the first requests.
+func windows(o Options) int {
+	if o.Window == 0 {
+		return 0
+	}
+	return int(o.Duration / o.Window)
 }
 
 // mark is the end of a window, or the begin of the first.
