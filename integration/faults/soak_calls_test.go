@@ -55,7 +55,7 @@ func (s *soak) oneCall(from caller, foul bool) {
 }
 
 func (s *soak) download(ctx context.Context, from caller, method string) {
-	f := s.files[min(rand.IntN(len(s.files)), rand.IntN(len(s.files)))] // small ones are more frequent
+	f := s.file(min(rand.IntN(len(s.files)), rand.IntN(len(s.files)))) // small ones are more frequent
 	req, _ := http.NewRequestWithContext(ctx, method, from.base(s.g)+"/media/"+f.id, nil)
 	a := s.do(from, req)
 	result := judgeSoak(ctx, a)

@@ -5,8 +5,11 @@ package faults
 // ../soak has a script that does it for three minutes.
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -28,6 +31,7 @@ type soak struct {
 	hosts [2]*host
 	g     *gateway
 	from  []caller
+	mu    sync.Mutex
 	files []file
 	books *books
 }
@@ -48,11 +52,11 @@ func TestSoak(t *testing.T) {
 	}
 	s := newSoak(t)
 	s.run(2*time.Second, false) // what a process needs once and keeps
-	before := s.rest()
+	before := s.rest(math.Inf(1))
 
 	s.books = newBooks(s)
 	s.run(duration, true)
-	after := s.rest()
+	after := s.rest(before.heap + heapMore)
 	s.books.close(t, duration, before, after)
 }
 
@@ -62,17 +66,49 @@ func newSoak(t *testing.T) *soak {
 	s.hosts = [2]*host{startHost(t, s.w.addr), startHost(t, s.w.addr)}
 	s.g = startGateway(t, s.upstreams(), s.options(0)...)
 	s.books = newBooks(s)
-	plain := callers(t)[0]
 	for _, size := range []int{1, 10_000, 300_000, 2 << 20, 10 << 20} {
-		f := file{content: randomBytes(size)}
-		contentType, body := form(f.content)
-		a := plain.upload(s.g, contentType, body, true, "")
-		if f.id = mediaIDOf(a); f.id == "" {
-			t.Fatal(a)
-		}
-		s.files = append(s.files, f)
+		content := randomBytes(size)
+		s.files = append(s.files, file{s.put(content), content})
 	}
 	return s
+}
+
+// put stores a file at WeChat, past the gateway and whatever the weather.
+func (s *soak) put(content []byte) (id string) {
+	contentType, body := form(content)
+	if !eventually(s.t, func() bool {
+		token := fmt.Sprintf("%032d", rand.Uint64())
+		s.w.AddToken(appID, token, time.Minute)
+		res, err := http.Post("http://"+s.w.addr+"/cgi-bin/media/upload?type=image&access_token="+token, contentType, bytes.NewReader(body))
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		reply, err := io.ReadAll(res.Body)
+		id = mediaIDOf(answer{status: res.StatusCode, body: reply, err: err})
+		return id != ""
+	}) {
+		s.t.Error("WeChat does not take a file")
+	}
+	return id
+}
+
+// renewFiles puts the files there again, because the oldest go when there are many
+// uploads.
+func (s *soak) renewFiles() {
+	for i := range s.files {
+		f := s.file(i)
+		f.id = s.put(f.content)
+		s.mu.Lock()
+		s.files[i] = f
+		s.mu.Unlock()
+	}
+}
+
+func (s *soak) file(i int) file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.files[i]
 }
 
 func (s *soak) upstreams() string { return s.hosts[0].url + " " + s.hosts[1].url }
@@ -107,6 +143,7 @@ func (s *soak) run(duration time.Duration, foul bool) {
 			}
 		})
 	}
+	every(5*time.Second, func(int) { s.renewFiles() })
 	if foul {
 		every(max(1500*time.Millisecond, duration/30), func(int) { s.w.RevokeTokens(appID); s.books.count("tokens revoked") })
 		every(400*time.Millisecond, s.reload)
