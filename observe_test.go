@@ -281,12 +281,20 @@ func TestEvents(t *testing.T) {
 	w.Busy(sandbox.StableToken, 1)
 	g.get("/media/none")
 
-	recordedEvents.Lock()
-	defer recordedEvents.Unlock()
-	if len(recordedEvents.all) != 2 {
-		t.Fatalf("%d events", len(recordedEvents.all))
+	events := func() []caddy.Event {
+		recordedEvents.Lock()
+		defer recordedEvents.Unlock()
+		return slices.Clone(recordedEvents.all)
 	}
-	refreshed, failed := recordedEvents.all[0], recordedEvents.all[1]
+	for deadline := time.Now().Add(5 * time.Second); len(events()) < 2 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	all := events() // each has a goroutine of its own
+	if len(all) != 2 {
+		t.Fatalf("%d events", len(all))
+	}
+	slices.SortFunc(all, func(a, b caddy.Event) int { return strings.Compare(b.Name(), a.Name()) })
+	refreshed, failed := all[0], all[1]
 	if refreshed.Name() != "wechat_token_refreshed" || refreshed.Data["app_id"] != testAppID || refreshed.Data["source"] != "stable" {
 		t.Errorf("%s %v", refreshed.Name(), refreshed.Data)
 	}
