@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 table=$(mktemp)
 trap 'rm -f "$table" README.md.new' EXIT
-(cd ../.. && WECHAT_SIMULATION="$table" go test -count=1 -v -timeout 2h -run '^TestSimulationOfLargeFleets$' .)
+(cd ../.. && WECHAT_SIMULATION="$table" go test -count=1 -v -timeout 2h -run '^TestSimulation$' .)
 {
 	sed '/<!-- table -->/q' README.md
 	cat "$table"
