@@ -44,6 +44,6 @@ else
 	results=${RESULTS:-results/first}
 fi
 revision=$(git describe --always --dirty 2>/dev/null || true)
-"$bin/bench" run "${options[@]}" -rounds "${ROUNDS:-5}" -seconds "${SECONDS_PER_CELL:-1.5}" -cells "${CELLS-}" \
+"$bin/bench" run "${options[@]}" -rounds "${ROUNDS:-11}" -seconds "${SECONDS_PER_CELL:-1}" -cells "${CELLS-}" \
 	-contenders "${CONTENDERS-}" -results "$results" -revision "$revision"
 [ "$results" = results/quick ] || "$bin/bench" report
