@@ -37,12 +37,12 @@ var english = language{
 
 var chinese = language{
 	download: "下载 %s", upload: "上传 %s",
-	stock:   "每秒请求数,与默认配置的 `rewrite` 加 `reverse_proxy` 之比",
+	stock:   "每秒请求数，与默认配置的 `rewrite` 加 `reverse_proxy` 之比",
 	tuned:   "……与调优后的同一配置之比",
 	nginx:   "……与调优后的 nginx 之比",
-	cpu:     "每个请求的 CPU 时间,与默认配置的 `reverse_proxy` 之比",
-	latency: "与不经网关相比增加的微秒数(单个调用方,p50)",
-	reference: "%d 轮的中位数,%d 个并发调用方,网关占用一个核心(%s),%s,Caddy %s,nginx %s,%s。" +
+	cpu:     "每个请求的 CPU 时间，与默认配置的 `reverse_proxy` 之比",
+	latency: "与不经网关相比增加的微秒数（单个调用方，p50）",
+	reference: "%d 轮的中位数，%d 个并发调用方，网关占用一个核心（%s），%s，Caddy %s，nginx %s，%s。" +
 		"方法、波动范围和此处未列出的数据见 [`bench`](bench)。",
 }
 
