@@ -805,11 +805,8 @@ func TestNoNetworkBeforeTheConfigRuns(t *testing.T) {
 func TestTokenIsFetchedWhenTheConfigHasStarted(t *testing.T) {
 	w := startWechat(t)
 	startGateway(t, block(w.URL))
-	for deadline := time.Now().Add(10 * time.Second); w.count("/cgi-bin/stable_token") == 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("no token was fetched")
-		}
-		time.Sleep(5 * time.Millisecond)
+	if !eventually(func() bool { return w.count("/cgi-bin/stable_token") > 0 }) {
+		t.Fatal("no token was fetched")
 	}
 }
 

@@ -406,11 +406,19 @@ func (w *wechat) reset() {
 // it may do after the answer.
 func waitUntilNothingIsKept(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); keptBytes.Load() != 0; time.Sleep(5 * time.Millisecond) {
+	if !eventually(func() bool { return keptBytes.Load() == 0 }) {
+		t.Fatalf("%d bytes are kept", keptBytes.Load())
+	}
+}
+
+// eventually reports whether a condition holds within ten seconds.
+func eventually(holds func() bool) bool {
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d bytes are kept", keptBytes.Load())
+			return false
 		}
 	}
+	return true
 }
 
 // down makes WeChat drop every connection.

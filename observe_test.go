@@ -252,9 +252,7 @@ func TestAdminAPIKeepsStrangersOut(t *testing.T) {
 		return res.StatusCode
 	}
 	calls := func() int { return w.count("/cgi-bin/stable_token") }
-	for deadline := time.Now().Add(10 * time.Second); calls() == 0 && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually(func() bool { return calls() > 0 })
 	before := calls()
 	if status := post("attacker.example", ""); status != http.StatusForbidden {
 		t.Errorf("another Host: %d", status)
@@ -286,9 +284,7 @@ func TestEvents(t *testing.T) {
 		defer recordedEvents.Unlock()
 		return slices.Clone(recordedEvents.all)
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(events()) < 2 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually(func() bool { return len(events()) >= 2 })
 	all := events() // each has a goroutine of its own
 	if len(all) != 2 {
 		t.Fatalf("%d events", len(all))

@@ -69,10 +69,9 @@ type Transport struct {
 
 	// Memory, in bytes, for keeping the bodies of uploads until WeChat has
 	// accepted the token, for all requests together; each upload takes its length,
-	// rounded up to 128 KiB. An upload beyond it is
-	// streamed once, and a rejection is passed on to its caller; one of unknown
-	// length, which has to be gathered before it can be sent, is answered with
-	// 503. Default: 67108864 (64 MiB).
+	// rounded up to 128 KiB. An upload beyond it is streamed once, and a rejection
+	// is passed on to its caller; one of unknown length, which has to be gathered
+	// before it can be sent, is answered with 503. Default: 67108864 (64 MiB).
 	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
 
 	apps   []*app

@@ -21,20 +21,22 @@ pin=true
 
 # cpu prints the µs of CPU time that a request costs one side
 cpu() {
-	(cd "${!1}" && "$work/$1/bench" profile -gateway "$work/$1/gateway" -pin=$pin -cells "$cell" \
-		-contenders ours -seconds "${SECONDS_PER_CELL:-3}" -results "$work/profile") 2>&1 >/dev/null |
-		sed -n 's/.*, \([0-9.]*\) µs of CPU time each/\1/p'
+	(cd "${!1}" && "$work/$1/bench" profile -gateway "$work/$1/gateway" -pin=$pin -cells "$cell" -contenders ours \
+		-seconds "${SECONDS_PER_CELL:-3}" -results "$work/profile") 2>"$work/said" >/dev/null || { cat "$work/said" >&2; return 1; }
+	sed -n 's/.*, \([0-9.]*\) µs of CPU time each/\1/p' "$work/said"
 }
 
 for round in $(seq "$rounds"); do
 	if [ $((round % 2)) = 1 ]; then
-		a=$(cpu here) b=$(cpu other)
+		a=$(cpu here)
+		b=$(cpu other)
 	else
-		b=$(cpu other) a=$(cpu here)
+		b=$(cpu other)
+		a=$(cpu here)
 	fi
 	echo "round $round: here $a, there $b µs" >&2
 	echo "$a $b"
 done | awk '{ print $1 / $2 }' | sort -n | awk -v cell="$cell" '
 	{ ratio[NR] = $1 }
-	END { printf "%s: CPU ÷ the other %.2f (%.2f–%.2f), %d rounds\n",
+	END { if (NR) printf "%s: CPU ÷ the other %.2f (%.2f–%.2f), %d rounds\n",
 		cell, (ratio[int((NR + 1) / 2)] + ratio[int(NR / 2) + 1]) / 2, ratio[1], ratio[NR], NR }'
