@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 func init() {
@@ -47,6 +49,7 @@ func (a adminTokens) Routes() []caddy.AdminRoute {
 type adminToken struct {
 	AppID            string     `json:"app_id"`
 	Source           string     `json:"source"`
+	Issuer           string     `json:"issuer,omitempty"`
 	HasToken         bool       `json:"has_token"`
 	AgeSeconds       *int64     `json:"age_seconds,omitempty"`
 	ExpiresAt        *time.Time `json:"expires_at,omitempty"`
@@ -61,16 +64,18 @@ type adminToken struct {
 	FailedAt         *time.Time `json:"failed_at,omitempty"`
 	Fetches          int64      `json:"fetches"`
 	Rejections       int64      `json:"rejections"`
+	Shared           bool       `json:"shared"`
+	StoreError       string     `json:"store_error,omitempty"`
 }
 
 func newAdminToken(m *pooledManager) adminToken {
-	s := m.status()
+	s := m.Status()
 	now := time.Now()
 	out := adminToken{
-		AppID: m.appID, Source: m.source, HasToken: s.HasToken, Fetching: s.Fetching,
+		AppID: m.appID, Source: m.source, Issuer: m.issuer, HasToken: s.HasToken, Fetching: s.Fetching,
 		NextTry: when(s.NextTry), Failure: string(s.Failure), FailuresInARow: s.FailuresInARow,
 		Errcode: s.Errcode, LastError: s.Error, Hint: s.Hint, FailedAt: when(s.FailedAt),
-		Fetches: s.Fetches, Rejections: s.Rejections,
+		Fetches: s.Fetches, Rejections: s.Rejections, Shared: s.Shared, StoreError: s.StoreError,
 	}
 	if s.HasToken {
 		age, left := int64(now.Sub(s.ObtainedAt).Seconds()), int64(s.ExpiresAt.Sub(now).Seconds())
@@ -112,17 +117,28 @@ func (adminTokens) refresh(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := []adminToken{}
 	for _, m := range managers {
-		if _, err := m.renew(r.Context()); err != nil {
-			var unavailable *tokenUnavailableError
-			if errors.As(err, &unavailable) {
-				refuseNoToken(unavailable.RetryAfter, nil).setHeader(w.Header())
-				err = unavailable.cause // there may well be a token
-			}
-			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+		if _, err := m.Renew(r.Context()); err != nil {
+			return refusedRenewal(w, err)
 		}
 		out = append(out, newAdminToken(m))
 	}
 	return writeAdmin(w, out)
+}
+
+// refusedRenewal says why there is no new token; there may well be an old one.
+func refusedRenewal(w http.ResponseWriter, err error) error {
+	status := http.StatusServiceUnavailable
+	var tooEarly *token.TooEarlyError
+	var unavailable *token.UnavailableError
+	switch {
+	case errors.As(err, &tooEarly):
+		status = http.StatusTooManyRequests
+		refuseNoToken(tooEarly.RetryAfter, nil).setHeader(w.Header())
+	case errors.As(err, &unavailable):
+		refuseNoToken(unavailable.RetryAfter, nil).setHeader(w.Header())
+		err = unavailable.Cause
+	}
+	return caddy.APIError{HTTPStatus: status, Err: err}
 }
 
 // managersOf returns the managers of an app, or of all, in the order of app_ids.

@@ -4,9 +4,9 @@ package wechatmedia
 
 import (
 	"encoding/json"
-	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -15,13 +15,36 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 func init() {
-	httpcaddyfile.RegisterHandlerDirective("wechat_media", parseCaddyfile)
+	httpcaddyfile.RegisterDirective("wechat_media", parseDirective)
 	httpcaddyfile.RegisterDirectiveOrder("wechat_media", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseDirective sets up the handler behind its matcher, whose paths name no media.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next()
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	handler, err := parseCaddyfile(h)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	_ = json.Unmarshal(matcher["path"], &paths)
+	for _, p := range paths {
+		if p = strings.TrimRight(p, "/*"); p != "" && !strings.ContainsAny(p, "*{") {
+			handler.Mounts = append(handler.Mounts, p)
+		}
+	}
+	return h.NewRoute(matcher, handler), nil
 }
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -37,6 +60,7 @@ func init() {
 //	    types            <type...>
 //	    max_upload_size  [<type>] <size>
 //	    replay_buffer    <size>
+//	    spare_connections <n>
 //	    sdk_tokens
 //	    translate_status
 //	    cache_control    <value>
@@ -65,11 +89,12 @@ func init() {
 //	        app wx0123456789abcdef {env.WECHAT_APP_SECRET}
 //	    }
 //	}
-func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+func parseCaddyfile(h httpcaddyfile.Helper) (*Handler, error) {
+	h.Reset()
 	h.Next() // consume directive name
 	line := h.Dispenser.NewFromNextSegment()
 	own, err := takeOwn(line, misplacedOptions, "app", "app_selector", "types", "max_upload_size", "replay_buffer",
-		"sdk_tokens", "translate_status", "cache_control", "errors")
+		"spare_connections", "sdk_tokens", "translate_status", "cache_control", "errors")
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +200,9 @@ func mergeTransport(h httpcaddyfile.Helper, proxy *reverseproxy.Handler, own *Tr
 	if own.ReplayBuffer != 0 {
 		merged["replay_buffer"] = caddyconfig.JSON(own.ReplayBuffer, nil)
 	}
+	if own.SpareConnections != 0 {
+		merged["spare_connections"] = caddyconfig.JSON(own.SpareConnections, nil)
+	}
 	proxy.TransportRaw = caddyconfig.JSON(merged, nil)
 	return nil
 }
@@ -256,9 +284,12 @@ func (h *Handler) unmarshalMaxUploadSize(d *caddyfile.Dispenser) error {
 	return noBlock(d, option)
 }
 
+// checkMediaType refuses what no platform has; which one it is, is not known yet.
 func checkMediaType(d *caddyfile.Dispenser, mediaType string) error {
-	if _, ok := mediaLimits[mediaType]; !ok {
-		return d.Errf("%q is not a media type; use %s", mediaType, strings.Join(slices.Sorted(maps.Keys(mediaLimits)), ", "))
+	_, wechat := platform.WeChat.Limit(mediaType)
+	_, wecom := platform.WeCom.Limit(mediaType)
+	if !wechat && !wecom {
+		return d.Errf("%q is not a media type; use %s (WeCom: %s)", mediaType, platform.WeChat.TypeNames(), platform.WeCom.TypeNames())
 	}
 	return nil
 }
@@ -274,6 +305,7 @@ func checkMediaType(d *caddyfile.Dispenser, mediaType string) error {
 //	    }
 //	    app_selector  <placeholder>
 //	    replay_buffer <size>
+//	    spare_connections <n>
 //
 //	    # and every option of transport http
 //	}
@@ -283,7 +315,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	segment := d.NewFromNextSegment()
-	own, err := takeOwn(segment, nil, "app", "app_selector", "replay_buffer")
+	own, err := takeOwn(segment, nil, "app", "app_selector", "replay_buffer", "spare_connections")
 	if err != nil {
 		return err
 	}
@@ -300,7 +332,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func transportOption(name string) bool {
-	return name == "app" || name == "app_selector" || name == "replay_buffer"
+	return name == "app" || name == "app_selector" || name == "replay_buffer" || name == "spare_connections"
 }
 
 // unmarshalOption reads one subdirective of the transport's own.
@@ -336,6 +368,27 @@ func (t *Transport) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		t.ReplayBuffer = size
+	case "spare_connections":
+		return t.unmarshalSpares(d)
+	}
+	return noBlock(d, option)
+}
+
+func (t *Transport) unmarshalSpares(d *caddyfile.Dispenser) error {
+	option := d.Val()
+	if t.SpareConnections != 0 {
+		return d.Errf("%s is already specified", option)
+	}
+	var text string
+	if !d.AllArgs(&text) {
+		return d.ArgErr()
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return d.Errf("%s %s is not a number of connections; write for example 16, or 0 for none", option, text)
+	}
+	if t.SpareConnections = n; n == 0 {
+		t.SpareConnections = -1
 	}
 	return noBlock(d, option)
 }
@@ -397,9 +450,9 @@ func (a *App) unmarshalSource(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	source, ok := mod.(TokenSource)
+	source, ok := mod.(token.Source)
 	if !ok {
-		return d.Errf("module %s.%s (%T) is not a TokenSource", namespace, name, mod)
+		return d.Errf("module %s.%s (%T) is not a token.Source", namespace, name, mod)
 	}
 	a.TokenRaw = caddyconfig.JSONModuleObject(source, "source", name, nil)
 	return nil

@@ -7,7 +7,11 @@ package wechatmedia
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 // endpoint names one of the few WeChat endpoints that a request can mean.
@@ -17,18 +21,9 @@ const (
 	endpointGet         endpoint = "get"          // /cgi-bin/media/get
 	endpointJSSDK       endpoint = "jssdk"        // /cgi-bin/media/get/jssdk
 	endpointUpload      endpoint = "upload"       // /cgi-bin/media/upload
-	endpointToken       endpoint = "token"        // /cgi-bin/token, never proxied
-	endpointStableToken endpoint = "stable_token" // /cgi-bin/stable_token, never proxied
+	endpointToken       endpoint = "token"        // never proxied
+	endpointStableToken endpoint = "stable_token" // never proxied
 )
-
-// nativePaths are WeChat's own paths, which callers may use as they are.
-var nativePaths = map[string]endpoint{
-	"/cgi-bin/media/get":       endpointGet,
-	"/cgi-bin/media/get/jssdk": endpointJSSDK,
-	"/cgi-bin/media/upload":    endpointUpload,
-	"/cgi-bin/token":           endpointToken,
-	"/cgi-bin/stable_token":    endpointStableToken,
-}
 
 // upstreamPaths is everything that can be asked of WeChat.
 var upstreamPaths = map[endpoint]string{
@@ -53,78 +48,138 @@ func (c call) uri() string {
 	return upstreamPaths[c.endpoint] + "?media_id=" + url.QueryEscape(c.mediaID)
 }
 
-// parseCall tells what a request means, or why it means nothing.
-func parseCall(method string, u *url.URL) (call, *refusal) {
+// nativeEndpoint is the endpoint of one of WeChat's own paths, which callers may use
+// as they are.
+func nativeEndpoint(p *platform.Platform, path string) endpoint {
+	for e, upstream := range upstreamPaths {
+		if path == upstream {
+			return e
+		}
+	}
+	switch {
+	case p.TokenEndpoints[path] == "":
+		return ""
+	case path == p.TokenPath:
+		return endpointToken
+	}
+	return endpointStableToken
+}
+
+// parseCall tells what a request means, or why it means nothing. mounts are the paths
+// that the gateway is known to stand at; none of them names media.
+func parseCall(p *platform.Platform, mounts []string, method string, u *url.URL) (call, *refusal) {
 	last, native, ok := scanPath(u)
 	if !ok {
 		return call{}, refuseNoEndpoint()
 	}
-
-	c := call{method: method}
-	if native {
-		// everything behind the first cgi-bin must be a known path, to the letter
-		i := strings.Index(u.Path, "/cgi-bin/")
-		if i < 0 {
-			return call{}, refuseNoEndpoint()
-		}
-		if c.endpoint, ok = nativePaths[u.Path[i:]]; !ok {
-			return call{}, refuseNoEndpoint()
-		}
-		c.mediaID, ok = singleParam(u.RawQuery, "media_id")
-	} else {
-		switch method {
-		case http.MethodGet, http.MethodHead:
-			c.endpoint, c.mediaID = endpointGet, last
-		case http.MethodPost:
-			c.endpoint = endpointUpload
-		case http.MethodPut, http.MethodPatch:
-			return call{}, refuseMethod(errcodeRequirePost, "GET, HEAD, POST")
-		default:
-			return call{}, refuseMethod(errcodeRequireGet, "GET, HEAD, POST")
-		}
+	if !native {
+		return parseShort(mounts, method, u, last)
 	}
-
+	// everything behind the first cgi-bin must be a known path, to the letter
+	i := strings.Index(u.Path, "/cgi-bin/")
+	if i < 0 {
+		return call{}, refuseNoEndpoint()
+	}
+	c := call{method: method, endpoint: nativeEndpoint(p, u.Path[i:])}
 	switch c.endpoint {
-	case endpointGet:
-		switch method {
-		case http.MethodGet, http.MethodHead:
-		case http.MethodPost: // PowerWeChat fetches temporary media with POST
-			c.method = http.MethodGet
-		default:
-			return call{}, refuseMethod(errcodeRequireGet, "GET, HEAD, POST")
+	case endpointGet, endpointJSSDK:
+		// SDKs fetch with POST too, and WeChat is reported to take it
+		if !isDownload(method) && method != http.MethodPost {
+			return c, refuseMethod(errcode.RequireGet, "GET", "HEAD", "POST")
 		}
-	case endpointJSSDK:
-		if method != http.MethodGet && method != http.MethodHead {
-			return call{}, refuseMethod(errcodeRequireGet, "GET, HEAD")
-		}
+		return parseDownload(c, u.RawQuery)
 	case endpointUpload:
 		if method != http.MethodPost {
-			return call{}, refuseMethod(errcodeRequirePost, "POST")
+			return c, refuseMethod(errcode.RequirePost, "POST")
 		}
-		c.mediaID = ""
-		if c.mediaType, ok = singleParam(u.RawQuery, "type"); !ok {
-			return call{}, refuseType("given more than once or not well-formed")
+		if lostType(u.RawQuery) {
+			return c, refuseType("the parameter type got lost on its way: write ?type=image")
 		}
-		if c.mediaType == "" {
-			c.mediaType = defaultMediaType
+		return parseUpload(c, u.RawQuery)
+	case endpointToken, endpointStableToken:
+		switch allowed := p.TokenEndpoints[u.Path[i:]]; {
+		case method == allowed:
+			return c, nil
+		case allowed == http.MethodPost:
+			return c, refuseMethod(errcode.RequirePost, allowed)
+		default:
+			return c, refuseMethod(errcode.RequireGet, allowed)
 		}
-		return c, nil
-	case endpointToken:
-		if method != http.MethodGet {
-			return call{}, refuseMethod(errcodeRequireGet, "GET")
-		}
-		return c, nil
-	case endpointStableToken:
-		if method != http.MethodPost {
-			return call{}, refuseMethod(errcodeRequirePost, "POST")
-		}
-		return c, nil
 	}
+	return call{}, refuseNoEndpoint()
+}
 
-	if !ok || !validMediaID(c.mediaID) {
+// parseShort is for paths of the gateway's own: the last segment is the media_id.
+func parseShort(mounts []string, method string, u *url.URL, last string) (call, *refusal) {
+	c := call{method: method}
+	switch {
+	case isDownload(method):
+		c.endpoint = endpointGet
+		if slices.Contains(mounts, strings.TrimSuffix(u.Path, "/")) || looksLikeMount(u.Path) {
+			return c, refuseMediaID()
+		}
+		if c.mediaID = last; !validMediaID(last) {
+			return c, refuseMediaID()
+		}
+		return c, nil
+	case method == http.MethodPost:
+		c.endpoint = endpointUpload
+		return parseUpload(c, u.RawQuery)
+	case method == http.MethodPut, method == http.MethodPatch:
+		return c, refuseMethod(errcode.RequirePost, "GET", "HEAD", "POST")
+	}
+	return c, refuseMethod(errcode.RequireGet, "GET", "HEAD", "POST")
+}
+
+func isDownload(method string) bool { return method == http.MethodGet || method == http.MethodHead }
+
+// looksLikeMount reports whether a path is one word, such as /media: where nothing
+// else tells where the gateway stands, no call is spent on it. A media_id has 37
+// characters or more, of all kinds.
+func looksLikeMount(path string) bool {
+	const longestWord = 16
+	word := strings.TrimPrefix(path, "/")
+	if len(word) > longestWord {
+		return false
+	}
+	return strings.IndexFunc(word, func(r rune) bool { return r < 'a' || r > 'z' }) < 0
+}
+
+func parseDownload(c call, rawQuery string) (call, *refusal) {
+	var ok bool
+	if c.mediaID, ok = singleParam(rawQuery, "media_id"); !ok || !validMediaID(c.mediaID) {
 		return c, refuseMediaID()
 	}
+	if c.method == http.MethodPost {
+		c.method = http.MethodGet
+	}
 	return c, nil
+}
+
+func parseUpload(c call, rawQuery string) (call, *refusal) {
+	var ok bool
+	if c.mediaType, ok = singleParam(rawQuery, "type"); !ok {
+		return c, refuseType("given more than once or not well-formed")
+	}
+	if c.mediaType == "" {
+		c.mediaType = defaultMediaType
+	}
+	return c, nil
+}
+
+// lostType reports whether a query has no type, but what an escaped ampersand or a
+// client's habits have made of it: without a word, voice would become image.
+func lostType(rawQuery string) bool {
+	lost := false
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		k, _, _ := strings.Cut(pair, "=")
+		key, _ := url.QueryUnescape(k)
+		if key == "type" {
+			return false
+		}
+		lost = lost || strings.EqualFold(strings.TrimSpace(strings.TrimPrefix(strings.ToLower(key), "amp;")), "type")
+	}
+	return lost
 }
 
 // scanPath walks the path segment by segment, each decoded on its own, so that
@@ -152,7 +207,7 @@ func scanPath(u *url.URL) (last string, native, ok bool) {
 }
 
 // singleParam returns the value of a query parameter: "" when it is absent, ok
-// false when it is there more than once or cannot be decoded. It does not use
+// false when it is there with several values or cannot be decoded. It does not use
 // url.ParseQuery, which builds a map and drops what it cannot read in silence.
 func singleParam(rawQuery, name string) (value string, ok bool) {
 	found := false
@@ -162,7 +217,7 @@ func singleParam(rawQuery, name string) (value string, ok bool) {
 			continue
 		}
 		decoded, err := url.QueryUnescape(v)
-		if err != nil || found {
+		if err != nil || found && decoded != value {
 			return "", false
 		}
 		value, found = decoded, true

@@ -1,68 +1,72 @@
 package wechatmedia
 
-// What the handler and the transport tell each other about one request.
+// What the handler and its transport tell each other about one request.
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 )
 
-// exchange is one caller's request. The handler makes it; the transport, which
-// the proxy may call once for each upstream it tries, fills it in. It belongs to
-// the goroutine that serves the request. It is the context of the request to
-// WeChat, and holds what every request needs, to be in one piece.
+// exchange is one caller's request. The handler makes it; its transport, which the
+// proxy may call once for each upstream it tries, fills it in. It belongs to the
+// goroutine that serves the request.
 type exchange struct {
-	context.Context // of the caller's request
+	ctx       context.Context // of the caller's request
+	transport *Transport      // the one whose request this is
+	caller    *caller         // nil: the transport works without the handler
 
 	call call
 	app  *app
 
 	// settings of the handler
-	maxUpload       int64 // bytes; of uploads of unknown length
 	translateStatus bool
 	cacheControl    string
+	etag            string
+	vary            []string
 	failover        bool // there are further upstreams
 
-	tried []*reverseproxy.Upstream
-
-	url   url.URL  // for WeChat, less the access token
-	first attempt  // the first one; newAttempt makes the others
-	last  *attempt // nil: there has been none
-
-	caller  http.ResponseWriter
-	request *http.Request
-
-	upload     *upload
-	connReused bool     // the upload's last attempt went out on a connection used before
-	timedOut   bool     // why the last attempt failed; the proxy's error hides it
-	refusal    *refusal // the gateway's own answer, in place of WeChat's
-	verdict    verdict
-	status     int // of the answer as it came from WeChat's side; 0: there is none
-	retries    int
+	url     url.URL  // for WeChat, less the access token
+	first   attempt  // the first one; newAttempt makes the others
+	last    *attempt // nil: there has been none
+	upload  *replay.Upload
+	form    string   // what seems to be wrong with an upload that WeChat refused
+	kept    *answer  // the upstream's, in case no further upstream has a better one
+	cause   error    // why the last round trip failed; nil: it did not
+	refusal *refusal // the gateway's own answer, in place of WeChat's
+	verdict verdict
+	status  int // of the answer as it came from WeChat's side; 0: there is none
+	retries int
 }
 
-type exchangeKey struct{}
+// exchangeVar is where the request's vars have the exchange of the last handler.
+const exchangeVar = "wechat_media.exchange"
 
-// Value implements context.Context.
-func (ex *exchange) Value(key any) any {
-	if key == (exchangeKey{}) {
+// enter makes ex the exchange of the request. With two handlers in one request,
+// placeholders speak of the last one's.
+func (ex *exchange) enter() {
+	first := caddyhttp.GetVar(ex.ctx, exchangeVar) == nil
+	caddyhttp.SetVar(ex.ctx, exchangeVar, ex)
+	if first {
+		ctx := ex.ctx
+		replacerFrom(ctx).Map(func(key string) (any, bool) { return placeholder(ctx, key) })
+	}
+}
+
+// exchangeOf returns the exchange that t's handler has begun, or nil. One of another
+// transport, as a handle_response route may have it, is nothing to t.
+func exchangeOf(ctx context.Context, t *Transport) *exchange {
+	if ex, ok := caddyhttp.GetVar(ctx, exchangeVar).(*exchange); ok && ex.transport == t {
 		return ex
 	}
-	return ex.Context.Value(key)
-}
-
-func exchangeFrom(ctx context.Context) *exchange {
-	ex, _ := ctx.Value(exchangeKey{}).(*exchange)
-	return ex
+	return nil
 }
 
 func (ex *exchange) newAttempt() *attempt {
@@ -75,12 +79,16 @@ func (ex *exchange) newAttempt() *attempt {
 }
 
 // placeholder answers for {http.wechat_media.*}.
-func (ex *exchange) placeholder(key string) (any, bool) {
-	const prefix = "http.wechat_media."
-	if len(key) <= len(prefix) || key[:len(prefix)] != prefix {
+func placeholder(ctx context.Context, key string) (any, bool) {
+	name, ok := strings.CutPrefix(key, "http.wechat_media.")
+	if !ok {
 		return nil, false
 	}
-	switch key[len(prefix):] {
+	ex, ok := caddyhttp.GetVar(ctx, exchangeVar).(*exchange)
+	if !ok {
+		return nil, false
+	}
+	switch name {
 	case "endpoint":
 		return string(ex.call.endpoint), true
 	case "app_id":
@@ -99,19 +107,10 @@ func (ex *exchange) placeholder(key string) (any, bool) {
 		return ex.verdict.errmsg, true
 	case "retries":
 		return strconv.Itoa(ex.retries), true
+	case "form":
+		return ex.form, true
 	}
 	return nil, false
-}
-
-// etag stands for the bytes of a download: a media_id never gets others.
-func (ex *exchange) etag() string {
-	return `"` + string(ex.call.endpoint) + "-" + ex.call.mediaID + `"`
-}
-
-// setCacheHeader lets a download be kept, as the operator has it.
-func (ex *exchange) setCacheHeader(h http.Header) {
-	h.Set("Cache-Control", ex.cacheControl)
-	h.Set("Etag", ex.etag())
 }
 
 // errcode is what the caller is told: the gateway's own or WeChat's; 0 is a success.
@@ -122,77 +121,20 @@ func (ex *exchange) errcode() int {
 	return ex.verdict.errcode
 }
 
-// refuse answers in WeChat's place.
-func (ex *exchange) refuse(req *http.Request, r *refusal) *http.Response {
-	ex.refusal = r
-	return r.response(req)
-}
-
-// diedIdle reports whether an upload failed because the connection that it was
-// given had been closed by WeChat meanwhile, as far as that can be known: as long
-// as the last byte has not left, WeChat cannot have taken the upload.
-// http.Transport itself starts over only if not a single byte has left.
-func (ex *exchange) diedIdle() bool {
-	reused := ex.upload != nil && ex.connReused && ex.upload.replayable() && !ex.upload.everSent()
-	ex.connReused = false
-	return reused
-}
-
-// readDeadline bounds each wait for the caller's next bytes, unless the server
-// has a read timeout of its own. The deadline must not outlive the body: the
-// server goes on reading, to notice when the caller leaves.
-func (ex *exchange) readDeadline(timeout time.Duration) func(reading bool) {
-	if ex.caller == nil || timeout <= 0 {
-		return nil
+// setCacheHeader lets a download be kept, as the operator has it.
+func (ex *exchange) setCacheHeader(h http.Header) {
+	h.Set("Cache-Control", ex.cacheControl)
+	h.Set("Etag", ex.etag)
+	for _, name := range ex.vary {
+		h.Add("Vary", name)
 	}
-	if srv, ok := ex.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.ReadTimeout > 0 {
-		return nil
-	}
-	rc := http.NewResponseController(ex.caller)
-	return func(reading bool) {
-		var deadline time.Time
-		if reading {
-			deadline = time.Now().Add(timeout)
-		}
-		_ = rc.SetReadDeadline(deadline)
-	}
-}
-
-// closeCaller makes an answer leave at once although the caller's body has not
-// been read. Caddy's server, which has replaced the body with a reader of its
-// own, would first drain up to 256 KiB of it, after asking for it with 100
-// Continue. HTTP/2 and HTTP/3 end the one stream by themselves.
-//
-// A caller who is still sending needs the time to see the answer: closing the
-// connection at once resets it, which can throw the answer away before it is read.
-// net/http gives him that time when it knows that a limit of the body was hit.
-func (ex *exchange) closeCaller() {
-	if ex.caller == nil || ex.request.ProtoMajor != 1 || ex.request.ContentLength == 0 {
-		return
-	}
-	ex.caller.Header().Set("Connection", "close")
-	w := ex.caller
-	for {
-		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = wrapper.Unwrap()
-	}
-	hit := http.MaxBytesReader(w, io.NopCloser(strings.NewReader("a body")), 0)
-	_, _ = hit.Read(make([]byte, 1))
 }
 
 // done ends what still reads the caller's body, before the server takes it back.
 func (ex *exchange) done() {
-	if ex.upload == nil {
-		return
+	if ex.upload != nil {
+		ex.upload.Abandon(ex.caller.interruptRead)
 	}
-	ex.upload.abandon(func() {
-		if ex.caller != nil {
-			_ = http.NewResponseController(ex.caller).SetReadDeadline(time.Unix(1, 0))
-		}
-	})
 }
 
 // replacerFrom is the request's replacer, or an empty one.

@@ -1,26 +1,30 @@
 package wechatmedia
 
-// The stand-in for WeChat's token endpoints, for SDKs that insist on a token.
+// The stand-in for the platform's token endpoints, for SDKs that insist on a token.
 
 import (
 	"io"
 	"net/http"
 	"strconv"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 // placeholderToken is what SDKs get in place of a token. It opens nothing: the
 // gateway drops it from every request.
 const placeholderToken = "held-by-the-gateway"
 
-// answerToken answers as /cgi-bin/token and /cgi-bin/stable_token do. The appid
-// and secret of the request are not looked at.
-func answerToken(w http.ResponseWriter) error {
-	const body = `{"access_token":"` + placeholderToken + `","expires_in":7200}`
+// answerToken answers as the platform's token endpoints do. The id and secret of the
+// request are not looked at.
+func answerToken(w http.ResponseWriter, p *platform.Platform) {
+	body := `{"access_token":"` + placeholderToken + `","expires_in":7200}`
+	if p == platform.WeCom {
+		body = `{"errcode":0,"errmsg":"ok","access_token":"` + placeholderToken + `","expires_in":7200}`
+	}
 	h := w.Header()
 	h.Set("Content-Type", contentTypeJSON)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", cacheControlForErrors)
 	w.WriteHeader(http.StatusOK)
-	_, err := io.WriteString(w, body)
-	return err
+	_, _ = io.WriteString(w, body)
 }

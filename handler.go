@@ -5,15 +5,16 @@ package wechatmedia
 
 import (
 	"errors"
-	"mime"
 	"net/http"
-	"slices"
 	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 )
 
 // The values of Handler.Errors.
@@ -24,60 +25,72 @@ const (
 
 // ServeHTTP answers every request that it is given; next is never called.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	repl := replacerFrom(r.Context())
 	ex := &exchange{
-		Context: r.Context(), caller: w, request: r,
-		translateStatus: h.TranslateStatus, cacheControl: h.CacheControl,
+		ctx: r.Context(), transport: h.transport,
+		translateStatus: h.TranslateStatus, cacheControl: h.CacheControl, vary: h.vary,
 		failover: len(h.proxy.Upstreams) > 1 || h.proxy.DynamicUpstreams != nil,
 	}
-	repl.Map(ex.placeholder)
+	ex.caller = newCaller(w, r, ex)
+	ex.enter()
 	defer countRequest(ex)
 
-	c, refused := parseCall(r.Method, r.URL)
-	ex.call = c
-	if refused != nil {
-		return h.refuse(w, r, ex, refused)
-	}
-	if c.endpoint == endpointToken || c.endpoint == endpointStableToken {
-		if !h.SDKTokens {
-			return h.refuse(w, r, ex, refuseNoEndpoint())
-		}
+	refused := h.understand(r, ex)
+	switch {
+	case refused != nil:
+		return h.refuse(r, ex, refused)
+	case ex.call.endpoint == endpointToken || ex.call.endpoint == endpointStableToken:
 		ex.status = http.StatusOK
-		return answerToken(w)
-	}
-	if ex.app, refused = h.transport.selectApp(repl); refused != nil {
-		return h.refuse(w, r, ex, refused)
-	}
-	if c.endpoint == endpointUpload {
-		if refused = h.checkUpload(r, ex); refused != nil {
-			return h.refuse(w, r, ex, refused)
+		answerToken(ex.caller, h.platform)
+		if ex.caller.unread {
+			ex.caller.flush()
+			ex.lingerAfter()
 		}
-		return h.pass(w, r, ex)
-	}
-	ex.closeCaller() // a body that comes with it will not be read
-	if h.CacheControl != "" && slices.Contains(r.Header["If-None-Match"], ex.etag()) {
+		return nil
+	case ex.etag != "" && etagMatches(r.Header["If-None-Match"], ex.etag):
 		// the same media_id is the same bytes: no need to ask WeChat
 		ex.setCacheHeader(w.Header())
 		ex.status = http.StatusNotModified
 		w.WriteHeader(ex.status)
 		return nil
 	}
-	return h.pass(w, r, ex)
+	return h.pass(r, ex)
 }
 
-// checkUpload refuses what WeChat would refuse, before a byte of it is read.
-func (h *Handler) checkUpload(r *http.Request, ex *exchange) *refusal {
-	limit, ok := h.limits[ex.call.mediaType]
-	if !ok {
-		return refuseType("allowed here: " + strings.Join(h.Types, ", "))
+// understand finds out what a request means and for which app it is, and refuses
+// what WeChat would refuse before a byte of its body is read.
+func (h *Handler) understand(r *http.Request, ex *exchange) (refused *refusal) {
+	ex.call, refused = parseCall(h.platform, h.Mounts, r.Method, r.URL)
+	if refused != nil {
+		return refused
 	}
-	ex.maxUpload = limit
-	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch ex.call.endpoint {
+	case endpointToken, endpointStableToken:
+		if !h.SDKTokens {
+			return refuseNoEndpoint()
+		}
+		ex.caller.unread = r.ContentLength != 0
+		return nil
+	}
+	if ex.app, refused = h.transport.selectApp(replacerFrom(r.Context())); refused != nil {
+		return refused
+	}
+	if ex.call.endpoint == endpointUpload {
+		return h.checkUpload(r, ex.call.mediaType)
+	}
+	if h.CacheControl != "" && isDownload(r.Method) {
+		ex.etag = ex.app.etag(ex.call)
+	}
+	return nil
+}
+
+// checkUpload refuses what the headers of an upload show.
+func (h *Handler) checkUpload(r *http.Request, mediaType string) *refusal {
+	limit, ok := h.limits[mediaType]
 	switch {
-	case err != nil || mediaType != "multipart/form-data":
+	case !ok:
+		return refuseType("allowed here: " + strings.Join(h.Types, ", "))
+	case !isForm(r.Header.Get("Content-Type")):
 		return refuseNoMedia("send multipart/form-data with a part named media")
-	case params["boundary"] == "":
-		return refuseNoMedia("the Content-Type has no boundary")
 	case r.ContentLength == 0:
 		return refuseNoMedia("the body is empty")
 	case r.ContentLength > limit:
@@ -87,45 +100,99 @@ func (h *Handler) checkUpload(r *http.Request, ex *exchange) *refusal {
 }
 
 // pass hands the request to the proxy and shapes what the proxy could not do.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, ex *exchange) error {
+func (h *Handler) pass(r *http.Request, ex *exchange) error {
 	defer ex.done()
+	// before the body is read, and outside of the proxy, which would count it
+	// against the upstream
+	if _, err := ex.app.tokens.Token(r.Context()); err != nil {
+		return h.refuse(r, ex, refuseForToken(r.Context(), err))
+	}
 	out := h.outgoing(r, ex)
-	rw := w
-	if h.Errors == errorsCaddy {
-		rw = &refusalInterceptor{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, ex: ex}
-	}
-	err := h.proxy.ServeHTTP(rw, out, noNext)
-	if err != nil {
-		if refused := refuseProxyError(err, ex.timedOut); refused != nil {
-			return h.refuse(w, r, ex, refused)
+	if ex.call.endpoint == endpointUpload {
+		if refused := h.receive(r, ex, out); refused != nil {
+			return h.refuse(r, ex, refused)
 		}
-		return err // of the operator's own handle_response routes
+	} else {
+		ex.caller.unread = r.ContentLength != 0 // a body that comes with it will not be read
 	}
-	if ex.refusal != nil {
-		h.log(ex)
-		if h.Errors == errorsCaddy {
-			return h.refuse(w, r, ex, ex.refusal)
-		}
+	err := h.proxy.ServeHTTP(ex.caller, out, noNext)
+	switch {
+	case ex.refusal != nil:
+		refused := ex.refusal
+		ex.refusal = nil
+		return h.refuse(r, ex, refused)
+	case err != nil:
+		return h.proxyFailed(r, ex, err)
+	case ex.caller.unread:
+		ex.caller.flush()
+		ex.lingerAfter()
 	}
 	return nil
 }
 
-// outgoing is the request for WeChat, less the access token. Everything in it is
-// made or chosen here. RequestURI, which the proxy's debug log shows, is no
-// exception: a caller may have put a token of its own into it.
+// receive begins to read an upload. Nothing goes to WeChat, and next to nothing is
+// held, for a caller who has not sent the first line of his form; all of it is
+// gathered if its length is unknown, because WeChat refuses chunked bodies with a
+// bare 412.
+func (h *Handler) receive(r *http.Request, ex *exchange, out *http.Request) *refusal {
+	ex.caller.asked = true
+	ex.upload = replay.New(r.Body, replay.Options{
+		Length: r.ContentLength, Most: h.limits[ex.call.mediaType], Budget: h.transport.budget,
+	})
+	head, err := firstLine(ex.upload)
+	if err == nil && len(head) > 0 {
+		contentType := formContentType(r.Header.Get("Content-Type"), head)
+		if contentType == "" {
+			return refuseNoMedia("there is no boundary, neither in the Content-Type nor in the body's first line")
+		}
+		out.Header.Set("Content-Type", contentType)
+		if r.ContentLength < 0 {
+			err = ex.upload.Gather()
+		}
+	}
+	switch {
+	case err != nil:
+		return refuseCaller(err, h.limits[ex.call.mediaType])
+	case len(head) == 0:
+		return refuseNoMedia("the body is empty")
+	}
+	return nil
+}
+
+// firstLine waits for the first line of a form, or for what is too long to be one.
+func firstLine(u *replay.Upload) (head []byte, err error) {
+	for n := 1; n <= formHead; n = len(head) + 1 {
+		more, err := u.Head(n)
+		if err != nil {
+			return nil, err
+		}
+		if len(more) < n { // the end
+			return more, nil
+		}
+		head = more
+		if strings.IndexByte(string(head), '\n') >= 0 {
+			break
+		}
+	}
+	return head, nil
+}
+
+// outgoing is the request for WeChat, less the access token and the body, which the
+// transport adds: no option of the proxy's sees either. Everything in it is made or
+// chosen here. RequestURI, which the proxy's debug log shows, is no exception: a
+// caller may have put a token of its own into it.
 func (h *Handler) outgoing(r *http.Request, ex *exchange) *http.Request {
-	out := r.WithContext(ex)
+	out := r.WithContext(ex.ctx)
 	out.Method = ex.call.method
 	out.RequestURI = ex.call.uri()
 	ex.url.Path, ex.url.RawQuery, _ = strings.Cut(out.RequestURI, "?")
 	out.URL = &ex.url
 	out.Trailer = nil
+	out.Body, out.ContentLength, out.TransferEncoding = nil, 0, nil
 	if ex.call.endpoint == endpointUpload {
 		out.Header = pickHeader(r.Header, uploadHeaders)
-		out.Header.Set("Content-Type", unquoteBoundary(r.Header.Get("Content-Type")))
 	} else {
 		out.Header = pickHeader(r.Header, downloadHeaders)
-		out.Body, out.ContentLength, out.TransferEncoding = http.NoBody, 0, nil
 	}
 	return out
 }
@@ -136,7 +203,7 @@ var (
 	downloadHeaders = []string{"Accept", "Accept-Language", "If-Match", "If-Modified-Since", "If-None-Match",
 		"If-Range", "If-Unmodified-Since", "Range", "User-Agent"}
 	uploadHeaders = []string{"Accept", "Accept-Language", "Content-Disposition", "Content-Encoding",
-		"Content-Language", "Content-Length", "Content-Md5", "Content-Type", "User-Agent"}
+		"Content-Language", "Content-Md5", "User-Agent"}
 )
 
 func pickHeader(from http.Header, names []string) http.Header {
@@ -149,54 +216,66 @@ func pickHeader(from http.Header, names []string) http.Header {
 	return to
 }
 
-// unquoteBoundary writes the boundary of a multipart Content-Type without quotes,
-// where it can do without: WeChat takes a quoted one, as .NET sends it, for part
-// of the boundary and finds no media (41005).
-func unquoteBoundary(contentType string) string {
-	if !strings.Contains(contentType, `"`) {
-		return contentType
-	}
-	mediaType, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return contentType
-	}
-	boundary := params["boundary"]
-	if strings.ContainsAny(boundary, " \t\",;\\") {
-		return contentType
-	}
-	return mediaType + "; boundary=" + boundary
-}
-
-// refuseProxyError turns an error of the proxy into the gateway's own; nil for
-// one that did not come from reaching the upstream.
-func refuseProxyError(err error, timedOut bool) *refusal {
-	var handlerErr caddyhttp.HandlerError
-	if !errors.As(err, &handlerErr) {
+// proxyFailed is for an error of the proxy's. What WeChat answered when no retry was
+// left is the answer; what the operator's own handle_response routes return is theirs.
+func (h *Handler) proxyFailed(r *http.Request, ex *exchange, err error) error {
+	if ex.kept != nil && (ex.cause != nil || retriesUsedUp(err)) {
+		ex.kept.write(ex.caller)
+		if ex.caller.unread {
+			ex.caller.flush()
+			ex.lingerAfter()
+		}
 		return nil
 	}
-	switch handlerErr.StatusCode {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return refuseUpstream(timedOut || handlerErr.StatusCode == http.StatusGatewayTimeout, handlerErr.Err)
-	case statusClientGone:
-		return &refusal{status: statusClientGone, errcode: errcodeBusy, errmsg: "the caller left", cause: handlerErr.Err}
+	if ex.cause == nil && ex.last != nil && !retriesUsedUp(err) {
+		return err
 	}
-	return nil
+	var handlerErr caddyhttp.HandlerError
+	if !errors.As(err, &handlerErr) {
+		return err
+	}
+	return h.refuse(r, ex, refuseProxyError(handlerErr, ex.cause))
+}
+
+// retriesUsedUp reports whether a reply matched lb_retry_match once too often. The
+// proxy's error has no type that could be asked for.
+func retriesUsedUp(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "upstream response matched retry_match")
+}
+
+// refuseProxyError is for a request that did not get an answer from an upstream.
+func refuseProxyError(err caddyhttp.HandlerError, cause error) *refusal {
+	if err.StatusCode == statusClientGone {
+		return refuseGone(err.Err)
+	}
+	if cause == nil {
+		cause = err.Err
+	}
+	return refuseUpstream(timedOut(cause) || err.StatusCode == http.StatusGatewayTimeout, cause)
 }
 
 // refuse answers the caller in the shape that is configured.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, ex *exchange, refused *refusal) error {
-	if ex.refusal != refused {
-		ex.refusal = refused
-		h.log(ex)
-	}
-	if ex.upload == nil || ex.upload.unread() {
-		ex.closeCaller()
+func (h *Handler) refuse(r *http.Request, ex *exchange, refused *refusal) error {
+	w := ex.caller.ResponseWriter
+	ex.refusal = refused
+	h.log(ex)
+	lingers := r.ContentLength != 0 && refused.status != statusClientGone
+	if r.ContentLength != 0 {
+		ex.caller.beforeEarlyAnswer()
 	}
 	if h.Errors == errorsCaddy {
+		// somebody else writes the answer, after which nothing can be read
+		if lingers {
+			ex.lingerAfter()
+		}
 		refused.setHeader(w.Header())
 		return caddyhttp.Error(refused.status, refused)
 	}
 	refused.write(w, r)
+	if lingers {
+		ex.caller.flush()
+		ex.lingerAfter()
+	}
 	return nil
 }
 
@@ -223,26 +302,30 @@ func (h *Handler) log(ex *exchange) {
 // noNext stands behind the proxy, which is the end of the line.
 var noNext caddyhttp.Handler = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-// refusalInterceptor keeps a reply of the transport's own from the caller, so
-// that the handler can return it as an error.
-type refusalInterceptor struct {
-	*caddyhttp.ResponseWriterWrapper
-	ex *exchange
+// refuseCaller is for uploads that failed on the caller's side.
+func refuseCaller(err error, limit int64) *refusal {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.Is(err, replay.ErrTooLarge):
+		return refuseTooLarge(limit)
+	case errors.Is(err, replay.ErrNoMemory):
+		return refuseNoMemory()
+	case errors.As(err, &tooLarge):
+		return refuseLimit(err)
+	case timedOut(err):
+		return refuseSlowCaller(err)
+	}
+	return refuseBrokenUpload(err)
 }
 
-func (w *refusalInterceptor) WriteHeader(status int) {
-	if w.ex.refusal == nil || status < http.StatusOK {
-		w.ResponseWriterWrapper.WriteHeader(status)
-		return
+// formOf says what seems to be wrong with an upload that WeChat refused.
+func formOf(ex *exchange, code int) string {
+	if ex.upload == nil || code != errcode.FileType && code != errcode.NoMedia || !ex.upload.Replayable() {
+		return ""
 	}
-	for _, name := range []string{"Content-Length", "Content-Type", "Via"} {
-		w.Header().Del(name)
+	head, err := ex.upload.Head(formPart)
+	if err != nil {
+		return ""
 	}
-}
-
-func (w *refusalInterceptor) Write(p []byte) (int, error) {
-	if w.ex.refusal != nil {
-		return len(p), nil
-	}
-	return w.ResponseWriterWrapper.Write(p)
+	return formFault(code, head)
 }

@@ -6,10 +6,15 @@ package wechatmedia
 import (
 	"errors"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
 )
 
 // The collectors belong to the process: Caddy makes a new registry for each
@@ -17,31 +22,81 @@ import (
 var metrics = struct {
 	requests     *prometheus.CounterVec
 	tokenFetches *prometheus.CounterVec
-	tokenExpiry  *prometheus.GaugeVec
+	tokens       tokenCollector
 	replays      *prometheus.CounterVec
 	replayMemory prometheus.GaugeFunc
+	replayLimit  prometheus.GaugeFunc
+	spares       *prometheus.CounterVec
 }{
-	requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "wechat", Name: "requests_total",
-		Help: "Requests by app, endpoint and class of the errcode that the caller got.",
-	}, []string{"app", "endpoint", "class"}),
-	tokenFetches: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "wechat", Name: "token_fetches_total",
-		Help: "Fetches of an access token by app, source and result.",
-	}, []string{"app", "source", "result"}),
-	tokenExpiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: "caddy", Subsystem: "wechat", Name: "token_expiry_timestamp_seconds",
-		Help: "When the current access token of an app expires, in Unix seconds; 0 if there is none.",
-	}, []string{"app"}),
-	replays: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "wechat", Name: "replays_total",
-		Help: "Requests whose token WeChat rejected, by what became of them.",
-	}, []string{"outcome"}),
-	replayMemory: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "caddy", Subsystem: "wechat", Name: "replay_buffer_bytes",
-		Help: "Memory in use for keeping uploads until WeChat has accepted the token.",
-	}, func() float64 { return float64(keptBytes.Load()) }),
+	requests: counter("requests_total", "Requests by app, endpoint and class of the errcode that the caller got.",
+		"app", "endpoint", "class"),
+	tokenFetches: counter("token_fetches_total", "Calls for an access token by app, source and result.",
+		"app", "source", "result"),
+	replays: counter("replays_total", "Requests whose token WeChat rejected, by what became of them.", "outcome"),
+	replayMemory: gauge("replay_buffer_bytes", "Memory in use for keeping uploads until WeChat has accepted the token.",
+		func() float64 { return float64(replay.InUse()) }),
+	replayLimit: gauge("replay_buffer_limit_bytes", "The most memory that may be used for keeping uploads, all sites together.",
+		func() float64 { return float64(replayLimits.Load()) }),
+	spares: counter("spares_total", "Connections made ahead by what became of them: taken, missed (a request had to make its own), expired.",
+		"result"),
 }
+
+// replayLimits is the sum of replay_buffer over the transports of the running config.
+var replayLimits atomic.Int64
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "caddy", Subsystem: "wechat", Name: name, Help: help}, labels)
+}
+
+func gauge(name, help string, value func() float64) prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "caddy", Subsystem: "wechat", Name: name, Help: help}, value)
+}
+
+// tokenCollector tells of tokens what holds when it is asked.
+type tokenCollector struct{}
+
+var (
+	tokenExpiry = prometheus.NewDesc("caddy_wechat_token_expiry_timestamp_seconds",
+		"When the access token at hand expires, in Unix seconds; 0 if there is none.", []string{"app", "issuer"}, nil)
+	tokenStore = prometheus.NewDesc("caddy_wechat_token_store_operations_total",
+		"Accesses to the storage of a shared token, by app and result.", []string{"app", "result"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (tokenCollector) Describe(ch chan<- *prometheus.Desc) { ch <- tokenExpiry; ch <- tokenStore }
+
+// Collect implements prometheus.Collector. Of two tokens that an app has from one
+// issuer, by two sources, the one counts that ends first.
+func (tokenCollector) Collect(ch chan<- prometheus.Metric) {
+	type appIssuer struct{ app, issuer string }
+	expiry := make(map[appIssuer]float64)
+	looks := make(map[string][2]int64)
+	for _, m := range managersOf("") {
+		s := m.Status()
+		at := 0.0
+		if s.HasToken {
+			at = float64(s.ExpiresAt.Unix())
+		}
+		key := appIssuer{m.appID, m.issuer}
+		if other, ok := expiry[key]; !ok || at < other {
+			expiry[key] = at
+		}
+		if s.Shared {
+			n := looks[m.appID]
+			looks[m.appID] = [2]int64{n[0] + s.StoreLooks - s.StoreFailures, n[1] + s.StoreFailures}
+		}
+	}
+	for key, at := range expiry {
+		ch <- prometheus.MustNewConstMetric(tokenExpiry, prometheus.GaugeValue, at, key.app, key.issuer)
+	}
+	for app, n := range looks {
+		ch <- prometheus.MustNewConstMetric(tokenStore, prometheus.CounterValue, float64(n[0]), app, "ok")
+		ch <- prometheus.MustNewConstMetric(tokenStore, prometheus.CounterValue, float64(n[1]), app, "failed")
+	}
+}
+
+// observeSpare counts what becomes of connections made ahead.
+func observeSpare(ev wire.SpareEvent) { metrics.spares.WithLabelValues(string(ev)).Inc() }
 
 // requestClasses are the values of the label class; see errcodeClass.
 var requestClasses = []string{"ok", "request", "token", "quota", "busy", "account", "other", "refused", "unavailable",
@@ -57,7 +112,8 @@ const (
 
 // registerMetrics puts the collectors into a config's registry.
 func registerMetrics(ctx caddy.Context) error {
-	for _, c := range []prometheus.Collector{metrics.requests, metrics.tokenFetches, metrics.tokenExpiry, metrics.replays, metrics.replayMemory} {
+	for _, c := range []prometheus.Collector{metrics.requests, metrics.tokenFetches, metrics.tokens, metrics.replays,
+		metrics.replayMemory, metrics.replayLimit, metrics.spares} {
 		if err := ctx.GetMetricsRegistry().Register(c); err != nil {
 			var already prometheus.AlreadyRegisteredError // by another site
 			if !errors.As(err, &already) {
@@ -74,7 +130,7 @@ func (t *Transport) startMetrics(a *app) {
 	for _, result := range []string{"ok", "unchanged"} {
 		metrics.tokenFetches.WithLabelValues(a.id, a.source, result)
 	}
-	for kind := range failureTraits {
+	for _, kind := range errcode.Kinds() {
 		metrics.tokenFetches.WithLabelValues(a.id, a.source, string(kind))
 	}
 	for _, outcome := range []string{replaySucceeded, replayRejected, replayNotKept, replayNoToken} {
@@ -105,7 +161,7 @@ func errcodeClass(ex *exchange) string {
 		}
 	}
 	if ex.status == 0 || ex.last != nil && ex.last.broken {
-		if ex.status == 0 || ex.Err() != nil {
+		if ex.status == 0 || ex.ctx.Err() != nil {
 			return "left" // the caller, before the answer, or in the middle of it
 		}
 		return "truncated"
@@ -114,24 +170,11 @@ func errcodeClass(ex *exchange) string {
 	case v.errcode == 0 && ex.status >= http.StatusInternalServerError:
 		return "unreachable" // a host's own error page
 	case v.errcode == 0 && ex.status >= http.StatusBadRequest:
-		return "other"
+		return string(errcode.Other)
 	case v.errcode == 0:
-		return "ok"
-	case v.rejected():
-		return "token"
-	case v.errcode == errcodeBusy:
-		return "busy"
-	case v.errcode == 45009 || v.errcode == 45011:
-		return "quota"
+		return string(errcode.OK)
 	}
-	switch translatedStatus(ex.verdict.errcode) {
-	case 400, 404, 413:
-		return "request"
-	case 403:
-		return "account"
-	default:
-		return "other"
-	}
+	return string(ex.transport.platform.Meaning(ex.verdict.errcode).Class)
 }
 
 // countRequest counts a request that has been answered. Requests for the façade

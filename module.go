@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +20,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	// every build with the plugin can run against the sandbox
-	_ "github.com/caddy-wechat/caddy-wechat-media/sandbox"
+	_ "github.com/caddy-wechat/caddy-wechat-media/sandbox/caddysandbox"
+	_ "github.com/caddy-wechat/caddy-wechat-media/tokensource"
 )
 
 func init() {
@@ -37,18 +38,9 @@ const (
 	multipartOverhead = 16 << 10
 
 	// maxUploadSizeCeiling is the largest max_upload_size that makes sense, in
-	// bytes. WeChat takes 10 MiB at the most.
+	// bytes. WeChat takes 10 MiB at the most, WeCom 20.
 	maxUploadSizeCeiling = 1 << 30
 )
-
-// mediaLimits are WeChat's media types and the largest media it takes of each,
-// in bytes. https://developers.weixin.qq.com/doc/service/api/material/temporary/api_uploadtempmedia
-var mediaLimits = map[string]int64{
-	"image": 10 << 20,
-	"video": 10 << 20,
-	"voice": 2 << 20,
-	"thumb": 64 << 10,
-}
 
 // Handler is a gateway to WeChat's temporary media
 // ([upload](https://developers.weixin.qq.com/doc/service/api/material/temporary/api_uploadtempmedia),
@@ -62,7 +54,12 @@ var mediaLimits = map[string]int64{
 // own `…/cgi-bin/media/upload`, `…/cgi-bin/media/get` and
 // `…/cgi-bin/media/get/jssdk`, so that an SDK only needs its base URL changed. No
 // other WeChat API can be reached, and nothing of the caller's query goes upstream
-// but a `media_id` or a `type`.
+// but a `media_id` or a `type`. With apps of WeCom it is a gateway to WeCom's media.
+//
+// Whatever multipart form comes in, one Content-Type goes out, with the boundary that
+// the body begins with and nothing behind it. A refused upload is answered at once,
+// and the rest of it is read and thrown away, for 30 s, 64 MiB and 5 s without a byte
+// at the most, so that clients see the answer that send before they read.
 //
 // Requests are proxied by an ordinary reverse_proxy with the `wechat` transport.
 // What the gateway refuses itself looks like WeChat's own errors, with an honest
@@ -91,27 +88,32 @@ var mediaLimits = map[string]int64{
 // `{http.wechat_media.errcode}` | WeChat's, or the gateway's own, errcode; `0` for a success
 // `{http.wechat_media.errmsg}` | The errmsg that goes with it
 // `{http.wechat_media.retries}` | How often the request was repeated with a fresh token
+// `{http.wechat_media.form}` | What seems to be wrong with an upload that WeChat refused with 40005 or 41005, e.g. that the filename has no extension; for logs
+//
+// With two of these handlers in one request, they speak of the last one.
 type Handler struct {
 	// The reverse_proxy that does the work, with all of its options. Its
 	// transport must be `wechat`, which has the apps. Default upstreams:
 	// `api.weixin.qq.com:443`, and `api2.weixin.qq.com:443` when the first is
-	// down. With more than one upstream, the default load balancing is: policy
-	// `wechat_failover`, one retry for each further upstream where it is safe to
-	// repeat the request, and an upstream is down after 3 failures within 30 s.
+	// down; for WeCom, its one host. With more than one upstream, what is not set of load
+	// balancing is: policy `wechat_failover`, one retry for each further upstream
+	// where it is safe to repeat the request (unless `try_duration` is set), and an
+	// upstream is down after 3 failures within 30 s.
 	ReverseProxy *reverseproxy.Handler `json:"reverse_proxy,omitempty"`
 
-	// The media types that may be uploaded: `image`, `voice`, `video`, `thumb`.
-	// Default: `image`.
+	// The media types that may be uploaded: `image`, `voice`, `video`, `thumb`, with
+	// WeCom `file` in place of `thumb`. Default: `image`.
 	Types []string `json:"types,omitempty"`
 
 	// The largest upload of each media type, in bytes of the request's body; the
 	// key `*` stands for all types without one of their own. Larger ones are
 	// refused with 413. Default: WeChat's own limits, image and video 10 MiB,
-	// voice 2 MiB, thumb 64 KiB, and 16 KiB more for multipart.
+	// voice 2 MiB, thumb 64 KiB, WeCom's file 20 MiB, and 16 KiB more for multipart.
 	MaxUploadSize map[string]int64 `json:"max_upload_size,omitempty"`
 
-	// Whether `/cgi-bin/token` and `/cgi-bin/stable_token` are answered here, with
-	// a placeholder for a token, for SDKs that will not work without. The appid
+	// Whether the paths that SDKs fetch tokens from (`/cgi-bin/token` and
+	// `/cgi-bin/stable_token`, or WeCom's) are answered here, with a placeholder
+	// for a token, for SDKs that will not work without. The appid
 	// and secret in such a request are neither checked nor used. Default: false;
 	// these paths are refused.
 	SDKTokens bool `json:"sdk_tokens,omitempty"`
@@ -121,8 +123,10 @@ type Handler struct {
 	// 429, 48001 is 403, -1 is 503, and so on. The body stays. Default: false.
 	TranslateStatus bool `json:"translate_status,omitempty"`
 
-	// The Cache-Control of successful downloads, e.g. `private, max-age=86400`.
-	// They get an ETag too, made of the media_id, which always stands for the same
+	// The Cache-Control of successful downloads, e.g. `private, max-age=86400`. Without
+	// a word on who may keep them, `private` is put in front: a shared cache stands in
+	// front of the check of who may see what, and answers everybody. Downloads get an
+	// ETag too, made of the app and the media_id, which always stands for the same
 	// bytes; a caller that has it is answered with 304, without asking WeChat.
 	// Errors get `no-store`. Default: WeChat's own, `no-cache, must-revalidate`,
 	// and no ETag.
@@ -133,9 +137,16 @@ type Handler struct {
 	// Default: `wechat`.
 	Errors string `json:"errors,omitempty"`
 
+	// Paths that the handler stands at, such as `/media`: a GET of one of them names
+	// no media and is refused here. The directive takes them from its path matcher.
+	// Default: none; a path of one short word is taken for one.
+	Mounts []string `json:"mounts,omitempty"`
+
+	platform  *platform.Platform
 	proxy     *reverseproxy.Handler
 	transport *Transport
 	limits    map[string]int64 // by allowed media type
+	vary      []string         // request headers that downloads depend on
 	logger    *zap.Logger
 }
 
@@ -150,13 +161,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision sets up h. It makes no network call.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	if err := h.provisionUploads(); err != nil {
-		return err
-	}
 	if h.Errors == "" {
 		h.Errors = errorsWechat
 	}
-
 	proxy, err := h.completeProxy()
 	if err != nil {
 		return err
@@ -168,6 +175,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.proxy = mod.(*reverseproxy.Handler)
 	h.transport = h.proxy.Transport.(*Transport) // completeProxy has seen to it
 	h.transport.servesMedia = true
+	h.platform = h.transport.platform
+	if err := h.provisionUploads(); err != nil {
+		return err
+	}
+	h.provisionCaching()
 	return nil
 }
 
@@ -176,12 +188,11 @@ func (h *Handler) provisionUploads() error {
 	if len(h.Types) == 0 {
 		h.Types = []string{defaultMediaType}
 	}
-	known := slices.Sorted(maps.Keys(mediaLimits))
 	h.limits = make(map[string]int64, len(h.Types))
 	for _, mediaType := range h.Types {
-		limit, ok := mediaLimits[mediaType]
+		limit, ok := h.platform.Limit(mediaType)
 		if !ok {
-			return fmt.Errorf("types: %q is not a media type; use %s", mediaType, strings.Join(known, ", "))
+			return fmt.Errorf("types: %q is not a media type of %s; use %s", mediaType, h.platform.Name, h.platform.TypeNames())
 		}
 		h.limits[mediaType] = limit + multipartOverhead
 		if size, ok := h.MaxUploadSize["*"]; ok {
@@ -192,14 +203,41 @@ func (h *Handler) provisionUploads() error {
 		}
 	}
 	for mediaType, size := range h.MaxUploadSize {
-		if _, ok := mediaLimits[mediaType]; !ok && mediaType != "*" {
-			return fmt.Errorf("max_upload_size: %q is not a media type; use %s, or * for all", mediaType, strings.Join(known, ", "))
+		if _, ok := h.platform.Limit(mediaType); !ok && mediaType != "*" {
+			return fmt.Errorf("max_upload_size: %q is not a media type of %s; use %s, or * for all", mediaType, h.platform.Name, h.platform.TypeNames())
 		}
 		if err := checkUploadSize(size); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// provisionCaching makes the safe thing the default: what one app's callers may see
+// is not for a shared cache to give to everybody.
+func (h *Handler) provisionCaching() {
+	if h.CacheControl == "" {
+		return
+	}
+	says := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(strings.ToLower(h.CacheControl), w) })
+	}
+	if !says("private", "public", "no-store", "s-maxage") {
+		h.CacheControl = "private, " + h.CacheControl
+	}
+	selector := h.transport.AppSelector
+	if selector == "" {
+		return
+	}
+	for _, prefix := range []string{"{http.request.header.", "{header."} {
+		if name, ok := strings.CutPrefix(selector, prefix); ok {
+			h.vary = []string{strings.TrimSuffix(name, "}")}
+		}
+	}
+	if says("public", "s-maxage") {
+		h.logger.Warn("cache_control lets shared caches keep downloads although app_selector chooses the app: a cache in front of "+
+			"the access check answers everybody; write private", zap.String("cache_control", h.CacheControl))
+	}
 }
 
 func checkUploadSize(size int64) error {
@@ -210,7 +248,8 @@ func checkUploadSize(size int64) error {
 	return nil
 }
 
-// completeProxy returns the configured reverse_proxy with the defaults filled in.
+// completeProxy returns the configured reverse_proxy with the defaults filled in,
+// each by itself: an option of load balancing does not lose the others.
 func (h *Handler) completeProxy() (*reverseproxy.Handler, error) {
 	var proxy reverseproxy.Handler
 	if h.ReverseProxy != nil {
@@ -229,27 +268,52 @@ func (h *Handler) completeProxy() (*reverseproxy.Handler, error) {
 	}
 
 	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
-		proxy.Upstreams = reverseproxy.UpstreamPool{{Dial: "api.weixin.qq.com:443"}, {Dial: "api2.weixin.qq.com:443"}}
+		for _, host := range guessPlatform(transport["apps"]).Hosts {
+			proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: host})
+		}
 		if _, ok := transport["tls"]; !ok {
 			transport["tls"] = json.RawMessage("{}")
 			proxy.TransportRaw = caddyconfig.JSON(transport, nil)
 		}
 	}
 	if len(proxy.Upstreams) > 1 {
-		if proxy.LoadBalancing == nil {
-			proxy.LoadBalancing = &reverseproxy.LoadBalancing{
-				SelectionPolicyRaw: json.RawMessage(`{"policy":"wechat_failover"}`),
-				Retries:            len(proxy.Upstreams) - 1,
-			}
-		}
-		if proxy.HealthChecks == nil {
-			proxy.HealthChecks = &reverseproxy.HealthChecks{Passive: &reverseproxy.PassiveHealthChecks{
-				FailDuration: caddy.Duration(30 * time.Second),
-				MaxFails:     3,
-			}}
-		}
+		proxy.LoadBalancing = completeLoadBalancing(proxy.LoadBalancing, len(proxy.Upstreams))
+		proxy.HealthChecks = completeHealthChecks(proxy.HealthChecks)
 	}
 	return &proxy, nil
+}
+
+func completeLoadBalancing(configured *reverseproxy.LoadBalancing, upstreams int) *reverseproxy.LoadBalancing {
+	lb := new(reverseproxy.LoadBalancing)
+	if configured != nil {
+		*lb = *configured
+	}
+	if lb.SelectionPolicyRaw == nil {
+		lb.SelectionPolicyRaw = json.RawMessage(`{"policy":"wechat_failover"}`)
+	}
+	if lb.Retries == 0 && lb.TryDuration == 0 {
+		lb.Retries = upstreams - 1
+	}
+	return lb
+}
+
+func completeHealthChecks(configured *reverseproxy.HealthChecks) *reverseproxy.HealthChecks {
+	checks := new(reverseproxy.HealthChecks)
+	if configured != nil {
+		*checks = *configured
+	}
+	passive := new(reverseproxy.PassiveHealthChecks)
+	if checks.Passive != nil {
+		*passive = *checks.Passive
+	}
+	if passive.FailDuration == 0 {
+		passive.FailDuration = caddy.Duration(30 * time.Second)
+	}
+	if passive.MaxFails == 0 {
+		passive.MaxFails = 3
+	}
+	checks.Passive = passive
+	return checks
 }
 
 // Validate ensures that h can work.

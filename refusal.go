@@ -5,31 +5,30 @@ package wechatmedia
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
-// WeChat's codes, as its common table has them:
-// https://developers.weixin.qq.com/doc/service/guide/dev/api/errorcode
+// The gateway's own words for statuses and headers.
 const (
-	errcodeBusy           = -1
-	errcodeMediaType      = 40004
-	errcodeMediaID        = 40007
-	errcodeAppID          = 40013
-	errcodeURL            = 40066
-	errcodeNoMedia        = 41005
-	errcodeRequireGet     = 43001
-	errcodeRequirePost    = 43002
-	errcodeMediaTooLarge  = 45001
 	statusClientGone      = 499 // nginx's, and Caddy's, status for a caller that left
 	contentTypeJSON       = "application/json; charset=utf-8"
 	cacheControlForErrors = "no-store"
 )
+
+// errcodeParameter is WeChat's code for a parameter that makes no sense.
+const errcodeParameter = 40035
 
 // refusal is an answer of the gateway's own. Its errmsg is for the caller and
 // never carries an upstream's or a token source's words.
@@ -43,68 +42,96 @@ type refusal struct {
 }
 
 func refuseNoEndpoint() *refusal {
-	return &refusal{status: http.StatusNotFound, errcode: errcodeURL,
+	return &refusal{status: http.StatusNotFound, errcode: errcode.URL,
 		errmsg: "invalid url: this gateway serves temporary media only"}
 }
 
-func refuseMethod(errcode int, allow string) *refusal {
-	need := "GET"
-	if errcode == errcodeRequirePost {
-		need = "POST"
-	}
-	return &refusal{status: http.StatusMethodNotAllowed, errcode: errcode,
-		errmsg: "require " + need + " method", allow: allow}
+// refuseMethod names what is allowed; code says which of it WeChat's clients know.
+func refuseMethod(code int, allow ...string) *refusal {
+	return &refusal{status: http.StatusMethodNotAllowed, errcode: code,
+		errmsg: "require " + strings.Join(allow, " or ") + " method", allow: strings.Join(allow, ", ")}
 }
 
 func refuseMediaID() *refusal {
-	return &refusal{status: http.StatusBadRequest, errcode: errcodeMediaID,
+	return &refusal{status: http.StatusBadRequest, errcode: errcode.MediaID,
 		errmsg: "invalid media_id: 1 to 128 characters of A-Z a-z 0-9 _ - are needed, once"}
 }
 
 func refuseType(why string) *refusal {
-	return &refusal{status: http.StatusBadRequest, errcode: errcodeMediaType,
+	return &refusal{status: http.StatusBadRequest, errcode: errcode.MediaType,
 		errmsg: "invalid media type: " + why}
 }
 
 func refuseNoMedia(why string) *refusal {
-	return &refusal{status: http.StatusBadRequest, errcode: errcodeNoMedia,
+	return &refusal{status: http.StatusBadRequest, errcode: errcode.NoMedia,
 		errmsg: "media data missing: " + why}
 }
 
 func refuseTooLarge(limit int64) *refusal {
-	return &refusal{status: http.StatusRequestEntityTooLarge, errcode: errcodeMediaTooLarge,
+	return &refusal{status: http.StatusRequestEntityTooLarge, errcode: errcode.MediaTooLarge,
 		errmsg: fmt.Sprintf("media size out of limit: at most %d bytes", limit)}
 }
 
+// refuseLimit is for a limit that something in front of the gateway has set.
+func refuseLimit(cause error) *refusal {
+	return &refusal{status: http.StatusRequestEntityTooLarge, errcode: errcode.MediaTooLarge,
+		errmsg: "media size out of limit: larger than this site takes", cause: cause}
+}
+
+// refuseHeader is for a request that cannot be sent on, because a header made of it
+// is not one.
+func refuseHeader(what string) *refusal {
+	return &refusal{status: http.StatusBadRequest, errcode: errcodeParameter,
+		errmsg: "invalid parameter: the header " + what + " would not be well-formed"}
+}
+
 func refuseApp() *refusal {
-	return &refusal{status: http.StatusBadRequest, errcode: errcodeAppID, errmsg: "invalid appid: not served here"}
+	return &refusal{status: http.StatusBadRequest, errcode: errcode.AppID, errmsg: "invalid appid: not served here"}
 }
 
 func refuseNoToken(retryAfter time.Duration, cause error) *refusal {
-	return &refusal{status: http.StatusServiceUnavailable, errcode: errcodeBusy,
+	return &refusal{status: http.StatusServiceUnavailable, errcode: errcode.Busy,
 		errmsg: "no access to WeChat for now, try again later", retryAfter: retryAfter, cause: cause}
 }
 
+// refuseForToken is for want of a token, or of the caller.
+func refuseForToken(ctx context.Context, err error) *refusal {
+	if ctx.Err() != nil {
+		return refuseGone(ctx.Err())
+	}
+	retryAfter := 10 * time.Second
+	var unavailable *token.UnavailableError
+	if errors.As(err, &unavailable) {
+		retryAfter = unavailable.RetryAfter
+	}
+	return refuseNoToken(retryAfter, err)
+}
+
+// refuseGone is for the access log: there is nobody to read it.
+func refuseGone(cause error) *refusal {
+	return &refusal{status: statusClientGone, errcode: errcode.Busy, errmsg: "the caller left", cause: cause}
+}
+
 func refuseNoMemory() *refusal {
-	return &refusal{status: http.StatusServiceUnavailable, errcode: errcodeBusy,
+	return &refusal{status: http.StatusServiceUnavailable, errcode: errcode.Busy,
 		errmsg: "too many uploads without Content-Length at once, send one or try again later", retryAfter: 2 * time.Second}
 }
 
 func refuseSlowCaller(cause error) *refusal {
-	return &refusal{status: http.StatusRequestTimeout, errcode: errcodeNoMedia,
+	return &refusal{status: http.StatusRequestTimeout, errcode: errcode.NoMedia,
 		errmsg: "media data missing: the upload stood still for too long", cause: cause}
 }
 
 func refuseBrokenUpload(cause error) *refusal {
-	return &refusal{status: http.StatusBadRequest, errcode: errcodeNoMedia,
+	return &refusal{status: http.StatusBadRequest, errcode: errcode.NoMedia,
 		errmsg: "media data missing: the upload ended early", cause: cause}
 }
 
 func refuseUpstream(timedOut bool, cause error) *refusal {
 	if timedOut {
-		return &refusal{status: http.StatusGatewayTimeout, errcode: errcodeBusy, errmsg: "WeChat did not answer in time", cause: cause}
+		return &refusal{status: http.StatusGatewayTimeout, errcode: errcode.Busy, errmsg: "WeChat did not answer in time", cause: cause}
 	}
-	return &refusal{status: http.StatusBadGateway, errcode: errcodeBusy, errmsg: "WeChat cannot be reached", cause: cause}
+	return &refusal{status: http.StatusBadGateway, errcode: errcode.Busy, errmsg: "WeChat cannot be reached", cause: cause}
 }
 
 // Error is for logs and for errors of Caddy's own kind.
@@ -150,9 +177,9 @@ func (r *refusal) write(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// response is the refusal as if WeChat had sent it, for a RoundTripper that must
-// not fail: an error would count against the upstream's health.
-func (r *refusal) response(req *http.Request) *http.Response {
+// response is the refusal as if WeChat had sent it with a status, for a transport
+// without the handler.
+func (r *refusal) response(req *http.Request, status int) *http.Response {
 	body := r.body()
 	h := http.Header{
 		"Content-Type":   {contentTypeJSON},
@@ -160,8 +187,8 @@ func (r *refusal) response(req *http.Request) *http.Response {
 	}
 	r.setHeader(h)
 	res := &http.Response{
-		Status:        strconv.Itoa(r.status) + " " + http.StatusText(r.status),
-		StatusCode:    r.status,
+		Status:        strconv.Itoa(status),
+		StatusCode:    status,
 		Proto:         "HTTP/1.1",
 		ProtoMajor:    1,
 		ProtoMinor:    1,

@@ -13,25 +13,26 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 // maxExamined is how much of a reply is held at the most while it is examined,
 // in bytes. WeChat's errors have some 150.
 const maxExamined = 64 << 10
 
+// maxErrmsg is how much of an errmsg goes into logs and placeholders, in bytes.
+const maxErrmsg = 300
+
 // verdict is what a reply says of itself. The zero value is a success.
 type verdict struct {
 	errcode int
-	errmsg  string
+	errmsg  string // without the token, of bounded length
 }
 
-// rejected reports whether WeChat refused the access token: 40001 invalid or
-// not the latest, 40014 invalid, 42001 expired. 42007 is about a user's own
-// authorisation and is not among them.
-// https://developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html
-func (v verdict) rejected() bool {
-	return v.errcode == 40001 || v.errcode == 40014 || v.errcode == 42001
-}
+// rejected reports whether WeChat refused the access token.
+func (v verdict) rejected() bool { return errcode.Rejected(v.errcode) }
 
 // mayBeError reports whether the headers of a reply leave room for an error in
 // its body: status 200, not an attachment, and JSON, text or nothing declared.
@@ -61,7 +62,7 @@ func isAttachment(h http.Header) bool {
 
 // examine reads the verdict out of res and puts back what it read, so that
 // res.Body yields the same bytes, and the same error, as before.
-func examine(res *http.Response) verdict {
+func examine(res *http.Response, tok *token.Token) verdict {
 	if res.Body == nil || !mayBeError(res) || res.ContentLength > maxExamined {
 		return verdict{}
 	}
@@ -75,6 +76,7 @@ func examine(res *http.Response) verdict {
 	var v verdict
 	if err == io.EOF && n <= maxExamined {
 		v = parseVerdict((*buf)[:n])
+		v.errmsg = cleanErrmsg(v.errmsg, tok)
 	}
 	var rest io.Reader = res.Body
 	if err != nil {
@@ -112,7 +114,7 @@ func parseVerdict(body []byte) verdict {
 	}
 	var reply struct {
 		Errcode json.RawMessage `json:"errcode"`
-		Errmsg  any             `json:"errmsg"`
+		Errmsg  json.RawMessage `json:"errmsg"` // of any type: it is looked into below
 	}
 	if json.Unmarshal(body, &reply) != nil || len(reply.Errcode) == 0 {
 		return verdict{}
@@ -121,8 +123,26 @@ func parseVerdict(body []byte) verdict {
 	if err != nil || code == 0 {
 		return verdict{}
 	}
-	errmsg, _ := reply.Errmsg.(string)
-	return verdict{errcode: code, errmsg: errmsg}
+	v := verdict{errcode: code}
+	_ = json.Unmarshal(reply.Errmsg, &v.errmsg)
+	return v
+}
+
+// cleanErrmsg makes WeChat's words fit for logs and placeholders.
+func cleanErrmsg(msg string, tok *token.Token) string {
+	if tok != nil {
+		msg = string(redact([]byte(msg), needles(tok)))
+	}
+	msg = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, msg)
+	if len(msg) > maxErrmsg {
+		msg = strings.ToValidUTF8(msg[:maxErrmsg], "") + "…"
+	}
+	return msg
 }
 
 var examineBuffers = sync.Pool{New: func() any {
@@ -141,23 +161,80 @@ type failedReader struct{ err error }
 
 func (r failedReader) Read([]byte) (int, error) { return 0, r.err }
 
-// translatedStatus is the HTTP status that says what errcode says; 502 for a
-// code that is not among the known.
-func translatedStatus(errcode int) int {
-	switch errcode {
-	case errcodeMediaID, 40118, 40121, 41006:
-		return http.StatusNotFound
-	case errcodeMediaType, 40005, errcodeNoMedia, 40113, 40137, 44001, 44002:
-		return http.StatusBadRequest
-	case 40006, 40009, 40010, 40011, 40012, errcodeMediaTooLarge, 45002, 45007:
-		return http.StatusRequestEntityTooLarge
-	case 45009, 45011:
-		return http.StatusTooManyRequests
-	case 48001, 48004, 50002, 40164, 61004:
-		return http.StatusForbidden
-	case errcodeBusy:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusBadGateway
+// cacheable reports whether a reply is media: an operator's cache_control must
+// never keep an error or a video's short-lived URL.
+func cacheable(c call, res *http.Response) bool {
+	return (c.endpoint == endpointGet || c.endpoint == endpointJSSDK) && !mayBeError(res) &&
+		(res.StatusCode == http.StatusOK || res.StatusCode == http.StatusPartialContent || res.StatusCode == http.StatusNotModified)
+}
+
+// etagMatches reports whether a caller's If-None-Match names etag. The comparison is
+// the weak one of RFC 9110: a cache may have made a weak one of it. That something is
+// there at all, which `*` asks for, only WeChat knows.
+func etagMatches(header []string, etag string) bool {
+	for _, line := range header {
+		for tag := range strings.SplitSeq(line, ",") {
+			if strings.TrimPrefix(strings.TrimSpace(tag), "W/") == etag {
+				return true
+			}
+		}
 	}
+	return false
+}
+
+// anyMatches reports whether If-None-Match is `*`.
+func anyMatches(header []string) bool {
+	return len(header) == 1 && strings.TrimSpace(header[0]) == "*"
+}
+
+// answer is a reply of an upstream's that is held, whole.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// keep holds a reply in case no further upstream has a better one, and gets it out of
+// the way.
+func (ex *exchange) keep(res *http.Response) {
+	body, _ := io.ReadAll(io.LimitReader(res.Body, maxExamined))
+	ex.kept = &answer{status: res.StatusCode, header: res.Header, body: body}
+	discard(res)
+}
+
+// keepCopy holds what the proxy may take for a reason to ask the next upstream. Media
+// are not held.
+func (ex *exchange) keepCopy(res *http.Response) {
+	if ex.kept = nil; isAttachment(res.Header) || res.ContentLength > maxExamined {
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxExamined+1))
+	rest := io.Reader(res.Body)
+	if err != nil {
+		rest = failedReader{err}
+	} else if len(body) <= maxExamined {
+		ex.kept = &answer{status: res.StatusCode, header: res.Header.Clone(), body: body}
+	}
+	res.Body = &examinedBody{Reader: io.MultiReader(bytes.NewReader(body), rest), Closer: res.Body}
+}
+
+// write answers with what was held.
+func (a *answer) write(w http.ResponseWriter) {
+	h := w.Header()
+	for name, values := range a.header {
+		switch name {
+		case "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Proxy-Authenticate":
+		default:
+			h[name] = values
+		}
+	}
+	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body)
+}
+
+// discard gets a reply out of the way and its connection back if that is cheap.
+func discard(res *http.Response) {
+	_, _ = io.CopyN(io.Discard, res.Body, maxExamined+1)
+	_ = res.Body.Close()
 }

@@ -7,66 +7,119 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
-// RoundTrip implements http.RoundTripper. Except for failures of the upstream it
-// returns no error, but a reply of the gateway's own: passive health checks count
-// errors, and neither a token endpoint that is down nor a caller that goes away
-// in the middle of an upload says anything about the upstream.
+var errNotKept = errors.New("the upload was not kept for sending it again")
+
+// RoundTrip implements http.RoundTripper. What the gateway refuses itself, and what a
+// caller brings about, is no error of the upstream's, and is not counted against it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	ex := exchangeFrom(ctx)
-	if ex == nil { // not under the handler
-		ex = &exchange{Context: ctx, request: req, maxUpload: t.ReplayBuffer}
-		defer func() {
-			if ex.upload != nil {
-				ex.upload.finish()
-			}
-		}()
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil {
+		trace.Got1xxResponse = nil // interim replies do not reach callers; see caller.go
 	}
-	if ex.app == nil {
-		a, refused := t.selectApp(replacerFrom(ctx))
-		if refused != nil {
-			closeBody(req)
-			return ex.refuse(req, refused), nil
-		}
-		ex.app = a
+	if call := tokenCallOf(ctx); call != nil {
+		return t.sendTokenCall(call, req)
 	}
-	tok, err := ex.app.tokens.token(ctx)
+	if ctx.Value(caddyhttp.ServerCtxKey) == nil {
+		// an active health check: it has no caller, and goes wherever health_upstream
+		// says, which is no place for a token
+		return t.HTTPTransport.RoundTrip(req)
+	}
+	ex := exchangeOf(ctx, t)
+	if ex == nil {
+		return t.roundTripAlone(req)
+	}
+	ex.cause, ex.refusal = nil, nil
+	res, err := t.serve(ex, req)
 	if err != nil {
-		closeBody(req)
-		return t.noToken(ex, req, err)
+		ex.cause = err
 	}
-	if refused := t.takeUpload(ex, req); refused != nil {
-		return ex.refuse(req, refused), nil
+	return res, err
+}
+
+// roundTripAlone is for a transport without the handler: app and upload are its own
+// business.
+func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
+	ex := &exchange{ctx: req.Context(), transport: t}
+	app, refused := t.selectApp(replacerFrom(ex.ctx))
+	if refused != nil {
+		closeBody(req)
+		return t.refuse(ex, req, refused)
+	}
+	ex.app = app
+	if req.Body != nil && req.ContentLength != 0 {
+		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget})
+		defer ex.upload.Finish()
+		if req.ContentLength < 0 { // WeChat refuses chunked bodies with a bare 412
+			if err := ex.upload.Gather(); err != nil {
+				return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
+			}
+			if ex.upload.Length() == 0 {
+				ex.upload = nil
+			}
+		}
+	}
+	return t.serve(ex, req)
+}
+
+// serve sends a request with the app's token.
+func (t *Transport) serve(ex *exchange, req *http.Request) (*http.Response, error) {
+	if name := invalidHeader(req); name != "" {
+		return t.refuse(ex, req, refuseHeader(name))
+	}
+	tok, err := ex.app.tokens.Token(ex.ctx)
+	if err != nil {
+		return t.refuse(ex, req, refuseForToken(ex.ctx, err))
 	}
 	return t.converse(ex, req, tok)
+}
+
+// invalidHeader names a header that http.Transport would not send, as header_up can
+// make one of what a caller has sent. Its error would look like the upstream's.
+func invalidHeader(req *http.Request) string {
+	if !httpguts.ValidHostHeader(req.Host) {
+		return "Host"
+	}
+	for name, values := range req.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return "names"
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // converse sends the request until WeChat accepts its token, or cannot be
 // helped: once more with a fresh token, and a third time only if the source gave
 // out the rejected token again and yields a different one at last.
-func (t *Transport) converse(ex *exchange, req *http.Request, tok *token) (*http.Response, error) {
+func (t *Transport) converse(ex *exchange, req *http.Request, tok *token.Token) (*http.Response, error) {
 	for again := false; ; ex.retries++ {
-		res, err := t.attempt(ex, req, tok)
-		if err != nil && ex.diedIdle() {
-			res, err = t.attempt(ex, req, tok)
-		}
-		if err == nil && ex.failover && safeToRepeat(req) && upstreamBroken(res.StatusCode) {
-			discard(res)
+		res, err := t.attemptTwice(ex, req, tok)
+		if err == nil && ex.failover && isDownload(req.Method) && upstreamBroken(res.StatusCode) {
 			err = fmt.Errorf("upstream answered with status %d", res.StatusCode)
+			redactBody(res, tok)
+			ex.keep(res)
 		}
 		if err != nil {
 			return t.failed(ex, req, err)
@@ -76,24 +129,24 @@ func (t *Transport) converse(ex *exchange, req *http.Request, tok *token) (*http
 			if ex.retries > 0 {
 				metrics.replays.WithLabelValues(replaySucceeded).Inc()
 			}
-			return t.accept(ex, res, v), nil
+			return t.accept(ex, res, v, tok), nil
 		}
 		if outcome, ok := t.mayRepeat(ex, again); !ok {
 			metrics.replays.WithLabelValues(outcome).Inc()
-			ex.app.tokens.invalidate(tok, v.errcode)
-			return t.accept(ex, res, v), nil
+			ex.app.tokens.Invalidate(tok, v.errcode)
+			return t.accept(ex, res, v, tok), nil
 		}
 
-		next, err := ex.app.tokens.reject(req.Context(), tok, v.errcode)
+		next, err := ex.app.tokens.Reject(ex.ctx, tok, v.errcode)
 		if err != nil {
 			metrics.replays.WithLabelValues(replayNoToken).Inc()
 			discard(res)
-			return t.noToken(ex, req, err)
+			return t.refuse(ex, req, refuseForToken(ex.ctx, err))
 		}
-		same := next.value() == tok.value()
+		same := next.Secret() == tok.Secret()
 		if same && again {
 			metrics.replays.WithLabelValues(replayRejected).Inc()
-			return t.accept(ex, res, v), nil
+			return t.accept(ex, res, v, tok), nil
 		}
 		discard(res)
 		tok, again = next, same
@@ -104,7 +157,7 @@ func (t *Transport) converse(ex *exchange, req *http.Request, tok *token) (*http
 // more, and otherwise what has become of it; again says that the rejected token
 // had been handed out a second time.
 func (t *Transport) mayRepeat(ex *exchange, again bool) (outcome string, ok bool) {
-	if ex.upload != nil && !ex.upload.replayable() {
+	if ex.upload != nil && !ex.upload.Replayable() {
 		t.logger.Warn("WeChat rejected the token of an upload that was not kept for sending it again, "+
 			"so its caller got the rejection; a larger replay_buffer prevents this",
 			appIDField(ex.app.id), zap.Int64("replay_buffer", t.ReplayBuffer))
@@ -113,184 +166,146 @@ func (t *Transport) mayRepeat(ex *exchange, again bool) (outcome string, ok bool
 	return replayRejected, ex.retries == 0 || ex.retries == 1 && again
 }
 
+// attemptTwice sends the request, and once more on a new connection if the one that
+// it was given had died while it waited. A medium that is stored twice for that,
+// because the answer and not the request got lost, harms nobody.
+func (t *Transport) attemptTwice(ex *exchange, req *http.Request, tok *token.Token) (*http.Response, error) {
+	res, err := t.attempt(ex, req.Context(), req, tok)
+	if err == nil || ex.ctx.Err() != nil || !ex.last.diedIdle(err) || ex.upload != nil && !ex.upload.Replayable() ||
+		ex.upload == nil && !isDownload(req.Method) {
+		return res, err
+	}
+	return t.attempt(ex, t.again(req.Context()), req, tok)
+}
+
 // attempt sends the request once. The token goes on a copy: r.URL, RequestURI and
 // the replacer, which all end up in logs, never see it.
-func (t *Transport) attempt(ex *exchange, req *http.Request, tok *token) (*http.Response, error) {
+func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request, tok *token.Token) (*http.Response, error) {
 	a := ex.newAttempt()
-	a.init(t.stall, max(0, time.Duration(t.ResponseHeaderTimeout)), a.bite)
-	ctx := req.Context()
-	if ex.upload != nil {
-		ctx = a.withUpload(ctx, ex)
-	}
+	a.end = t.dialer.Begin(t.destination(ctx))
+	ctx = a.begin(ctx)
 	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
 	if ex.upload != nil {
-		out.ContentLength = ex.upload.length
-		out.Body = ex.upload.open(&a.watchdog)
-		out.GetBody = func() (io.ReadCloser, error) {
-			if !ex.upload.replayable() {
-				return nil, errUploadClosed
-			}
-			return ex.upload.open(&a.watchdog), nil
+		t.setBody(out, ex.upload, a)
+	} else {
+		wait, why := t.headerTimeout(0)
+		if wait > 0 {
+			wait += t.connectWait
 		}
+		a.await(wait, why)
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
 	a.answer()
 	if err != nil {
-		if a.cancel != nil {
-			a.cancel(context.Canceled)
-		}
-		return nil, a.err(unwrapURLError(err))
+		a.cancel(context.Canceled)
+		a.end()
+		return nil, a.err(withoutURL(err))
 	}
-	a.body = res.Body
-	res.Body = a
+	a.accept(res, t.stall)
 	hideToken(res.Header, tok)
 	return res, nil
 }
 
-// withUpload is the context of an attempt with a body: one that can be ended, and
-// notes whether the connection had been used before.
-func (a *attempt) withUpload(ctx context.Context, ex *exchange) context.Context {
-	ctx, a.cancel = context.WithCancelCause(ctx)
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { ex.connReused = info.Reused },
-	})
-}
-
 // outgoing turns a copy of a request into one with the token in place of any that
 // the caller sent. Its URL becomes u.
-func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *token) *http.Request {
+func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *token.Token) *http.Request {
 	*u = *out.URL
+	u.RawQuery = param + "=" + url.QueryEscape(tok.Secret())
 	if rest := withoutParam(out.URL.RawQuery, param); rest != "" {
-		u.RawQuery = param + "=" + url.QueryEscape(tok.value()) + "&" + rest
-	} else {
-		u.RawQuery = param + "=" + url.QueryEscape(tok.value())
+		u.RawQuery += "&" + rest
 	}
 	out.URL = u
-	out.Body, out.GetBody = nil, nil
+	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
 	out.TransferEncoding = nil // of the caller; would make it chunked again
 	out.Trailer = nil          // likewise
 	t.SetScheme(out)
+	withoutDefaultPort(out)
+	return out
+}
 
-	// Caddy's placeholder has the default port, which WeChat would be sent
-	if di, ok := reverseproxy.GetDialInfo(out.Context()); ok && out.Host == di.Address && u.Host != "" {
+// withoutDefaultPort takes the port away that Caddy's placeholder has put into the
+// Host header.
+func withoutDefaultPort(out *http.Request) {
+	if di, ok := reverseproxy.GetDialInfo(out.Context()); ok && out.Host == di.Address && out.URL.Host != "" {
 		out.Host = strings.TrimSuffix(out.Host, defaultPorts[out.URL.Scheme])
 	}
-	return out
 }
 
 // defaultPorts are left out of the Host header.
 var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
 
-// takeUpload puts the request's body under ex, gathering it if its length is
-// unknown: WeChat refuses chunked bodies with a bare 412.
-func (t *Transport) takeUpload(ex *exchange, req *http.Request) *refusal {
-	if ex.upload != nil { // the proxy tries a second upstream
-		return nil
-	}
-	if req.Body == nil || req.ContentLength == 0 {
-		return nil
-	}
-	if req.ContentLength > 0 {
-		ex.upload = newUpload(req.Body, req.ContentLength, t.budget)
-		ex.upload.readDeadline = ex.readDeadline(t.stall)
-		return nil
-	}
-	up, err := gatherUpload(req.Body, ex.maxUpload, t.budget, ex.readDeadline(t.stall))
-	switch {
-	case err == nil && up.length == 0:
-		up.finish()
-		if ex.call.endpoint == endpointUpload {
-			return refuseNoMedia("the body is empty")
-		}
-		return nil // and so without a body
-	case err == nil:
-		ex.upload = up
-		return nil
-	case errors.Is(err, errUploadTooLarge):
-		ex.closeCaller()
-		return refuseTooLarge(ex.maxUpload)
-	case errors.Is(err, errUploadNoMemory):
-		ex.closeCaller()
-		return refuseNoMemory()
-	default:
-		return t.refuseCaller(ex, err)
-	}
-}
-
-// refuseCaller is for uploads that failed on the caller's side.
-func (t *Transport) refuseCaller(ex *exchange, err error) *refusal {
-	ex.closeCaller()
-	if timedOut(err) {
-		return refuseSlowCaller(err)
-	}
-	return refuseBrokenUpload(err)
-}
-
-func timedOut(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Timeout()
-}
-
 // verdict examines a reply. A HEAD has no body to examine: where its headers
 // leave room for an error, the same GET tells.
-func (t *Transport) verdict(ex *exchange, req *http.Request, res *http.Response, tok *token) verdict {
+func (t *Transport) verdict(ex *exchange, req *http.Request, res *http.Response, tok *token.Token) verdict {
 	if req.Method != http.MethodHead {
-		return examine(res)
+		return examine(res, tok)
 	}
 	if !mayBeError(res) {
 		return verdict{}
 	}
 	get := req.WithContext(req.Context())
 	get.Method = http.MethodGet
-	probe, err := t.attempt(ex, get, tok)
+	answered := ex.last
+	defer func() { ex.last = answered }()
+	probe, err := t.attempt(ex, req.Context(), get, tok)
 	if err != nil {
 		return verdict{} // the HEAD has its answer
 	}
 	defer probe.Body.Close()
-	return examine(probe)
+	return examine(probe, tok)
 }
 
 // accept makes res the answer.
-func (t *Transport) accept(ex *exchange, res *http.Response, v verdict) *http.Response {
+func (t *Transport) accept(ex *exchange, res *http.Response, v verdict, tok *token.Token) *http.Response {
 	ex.verdict, ex.status = v, res.StatusCode
-	if ex.upload != nil {
-		if ex.upload.unread() {
-			ex.closeCaller()
-		}
-		ex.upload.finish()
-	}
+	t.acceptUpload(ex, v)
+	t.tellOperator(ex.app.id, v)
 	if v.errcode != 0 && ex.translateStatus {
-		res.StatusCode = translatedStatus(v.errcode)
+		res.StatusCode = t.platform.Meaning(v.errcode).Status
 		res.Status = http.StatusText(res.StatusCode)
 	}
 	switch {
 	case v.errcode != 0 && (ex.translateStatus || ex.cacheControl != ""):
 		res.Header.Set("Cache-Control", cacheControlForErrors)
-	case v.errcode == 0 && ex.cacheControl != "" && cacheable(ex.call, res):
+	case v.errcode == 0 && ex.etag != "" && cacheable(ex.call, res):
 		ex.setCacheHeader(res.Header)
+		ex.notModified(res)
+	}
+	redactBody(res, tok)
+	if ex.caller == nil {
+		t.statusAlone(ex, res)
+	} else if t.retriesByStatus {
+		ex.keepCopy(res)
 	}
 	return res
 }
 
-// cacheable reports whether a reply is media: an operator's cache_control must
-// never keep an error or a video's short-lived URL.
-func cacheable(c call, res *http.Response) bool {
-	return (c.endpoint == endpointGet || c.endpoint == endpointJSSDK) && !mayBeError(res) &&
-		(res.StatusCode == http.StatusOK || res.StatusCode == http.StatusPartialContent || res.StatusCode == http.StatusNotModified)
+// acceptUpload ends what WeChat has answered.
+func (t *Transport) acceptUpload(ex *exchange, v verdict) {
+	if ex.upload == nil {
+		return
+	}
+	if ex.form = formOf(ex, v.errcode); ex.form != "" {
+		t.logger.Debug("WeChat refused an upload's form", appIDField(ex.app.id), zap.Int("errcode", v.errcode), zap.String("form", ex.form))
+	}
+	if ex.caller != nil && ex.upload.Unread() {
+		ex.caller.unread = true
+	}
+	if !t.retriesByStatus {
+		ex.upload.Finish()
+	}
 }
 
-// noToken answers in place of WeChat when there is no token to be had.
-func (t *Transport) noToken(ex *exchange, req *http.Request, err error) (*http.Response, error) {
-	if ctxErr := req.Context().Err(); ctxErr != nil {
-		return nil, ctxErr
+// notModified answers a caller who has some version of what WeChat has just answered
+// with, and did not say which.
+func (ex *exchange) notModified(res *http.Response) {
+	if res.StatusCode != http.StatusOK || !anyMatches(res.Request.Header["If-None-Match"]) {
+		return
 	}
-	retryAfter := tokenRequestTimeout
-	var unavailable *tokenUnavailableError
-	if errors.As(err, &unavailable) {
-		retryAfter = unavailable.RetryAfter
-	}
-	ex.closeCaller()
-	return ex.refuse(req, refuseNoToken(retryAfter, err)), nil
+	discard(res)
+	res.StatusCode, res.Status = http.StatusNotModified, http.StatusText(http.StatusNotModified)
+	res.Body, res.ContentLength = http.NoBody, 0
+	res.Header.Del("Content-Length")
 }
 
 // failed is for attempts without a reply. The proxy tries the next upstream for
@@ -299,31 +314,20 @@ func (t *Transport) noToken(ex *exchange, req *http.Request, err error) (*http.R
 func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Response, error) {
 	var callerErr error
 	if ex.upload != nil {
-		callerErr = ex.upload.callerErr()
+		callerErr = ex.upload.CallerErr()
 	}
 	// the server ends the context of a caller whose body stood still, as of one
 	// who left; the former is still there to be told
-	if ctxErr := req.Context().Err(); ctxErr != nil && !timedOut(callerErr) {
+	if ctxErr := ex.ctx.Err(); ctxErr != nil && !timedOut(callerErr) {
 		return nil, ctxErr
 	}
-	ex.timedOut = timedOut(err)
-	if ex.upload == nil {
-		if safeToRepeat(req) {
-			err = reverseproxy.NewDialError(err)
-		}
-		return nil, err
-	}
-	if callerErr != nil {
-		return ex.refuse(req, t.refuseCaller(ex, callerErr)), nil
-	}
-	if ex.upload.replayable() && !ex.upload.everSent() {
+	switch {
+	case callerErr != nil:
+		return t.refuse(ex, req, refuseCaller(callerErr, t.ReplayBuffer))
+	case ex.upload == nil && isDownload(req.Method), ex.upload != nil && ex.upload.Replayable() && !ex.upload.EverSent():
 		err = reverseproxy.NewDialError(err)
 	}
 	return nil, err
-}
-
-func safeToRepeat(req *http.Request) bool {
-	return req.Method == http.MethodGet || req.Method == http.MethodHead
 }
 
 // upstreamBroken reports whether a status is one that a broken host answers with;
@@ -332,16 +336,50 @@ func upstreamBroken(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
 }
 
-// hideToken takes the token out of reply headers, such as a redirect's Location.
-func hideToken(h http.Header, tok *token) {
-	for name, values := range h {
-		for _, v := range values {
-			if strings.Contains(v, tok.value()) {
-				delete(h, name)
-				break
-			}
-		}
+// refusedError ends the proxy's work without counting a failure: it takes it for the
+// error of a caller who has left. The handler answers instead.
+type refusedError struct{ *refusal }
+
+func (refusedError) Is(target error) bool { return target == context.Canceled }
+
+// refuse answers in WeChat's place.
+func (t *Transport) refuse(ex *exchange, req *http.Request, r *refusal) (*http.Response, error) {
+	if err := ex.ctx.Err(); err != nil && r.status == statusClientGone {
+		return nil, err
 	}
+	if ex.caller != nil {
+		ex.refusal = r
+		return nil, refusedError{r}
+	}
+	replacerFrom(ex.ctx).Set(statusPlaceholder, r.status)
+	return r.response(req, statusOfOwn), nil
+}
+
+// A refusal without the handler has a status of its own until the proxy has looked at
+// it: with the true one it would be counted by an unhealthy_status of the operator's.
+const (
+	statusOfOwn       = 299
+	statusPlaceholder = "http.wechat_transport.status"
+)
+
+// showOwnStatus has the proxy give refusals their true status.
+func (t *Transport) showOwnStatus(proxy *reverseproxy.Handler) {
+	proxy.HandleResponse = slices.Insert(slices.Clone(proxy.HandleResponse), 0, caddyhttp.ResponseHandler{
+		Match:      &caddyhttp.ResponseMatcher{StatusCode: []int{statusOfOwn}},
+		StatusCode: "{" + statusPlaceholder + "}",
+	})
+}
+
+// statusAlone is for an upstream whose status happens to be the one of our own.
+func (t *Transport) statusAlone(ex *exchange, res *http.Response) {
+	if res.StatusCode == statusOfOwn {
+		replacerFrom(ex.ctx).Set(statusPlaceholder, statusOfOwn)
+	}
+}
+
+func timedOut(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
 }
 
 // withoutParam returns rawQuery without a parameter, however it is encoded.
@@ -361,8 +399,8 @@ func withoutParam(rawQuery, name string) string {
 	return strings.Join(slices.DeleteFunc(strings.Split(rawQuery, "&"), isParam), "&")
 }
 
-// unwrapURLError keeps URLs, which have the token in them, out of errors.
-func unwrapURLError(err error) error {
+// withoutURL keeps URLs, which have the token in them, out of errors.
+func withoutURL(err error) error {
 	var urlErr *url.Error
 	if errors.As(err, &urlErr) {
 		return urlErr.Err
@@ -370,14 +408,20 @@ func unwrapURLError(err error) error {
 	return err
 }
 
-// discard gets a reply out of the way and its connection back if that is cheap.
-func discard(res *http.Response) {
-	_, _ = io.CopyN(io.Discard, res.Body, maxExamined+1)
-	_ = res.Body.Close()
-}
-
 func closeBody(req *http.Request) {
 	if req.Body != nil {
 		_ = req.Body.Close()
 	}
+}
+
+// tellOperator logs an errcode that only the operator can mend, once in a while.
+func (t *Transport) tellOperator(appID string, v verdict) {
+	todo := t.platform.Meaning(v.errcode).Todo
+	if todo == "" || !t.told.first(appID, v.errcode) {
+		return
+	}
+	if addr := errcode.AddrIn(v.errmsg); addr != "" {
+		todo = strings.Replace(todo, "this machine's public IP address", addr, 1)
+	}
+	t.logger.Error("WeChat refuses media calls: "+todo, appIDField(appID), zap.Int("errcode", v.errcode), zap.String("errmsg", v.errmsg))
 }

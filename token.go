@@ -1,494 +1,309 @@
 package wechatmedia
 
-// The life of a token: fetched once for all who wait, refreshed ahead, replaced
-// when it is rejected, and never asked for oftener than its issuer can bear.
+// One account: its credentials, where its tokens come from, and the one token manager
+// that all sites of the process share.
 
 import (
-	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
-// token is an access token. It does not change, and prints as nothing.
-type token struct {
-	secret   string
-	edition  uint64    // the same for the same secret until that is rejected
-	obtained time.Time // all with monotonic readings: setting the clock changes nothing
-	refresh  time.Time
-	expires  time.Time
+// App is a WeChat account (mini program, official account, ...) or an agent of a WeCom
+// corp, and where its access tokens come from.
+type App struct {
+	// The AppID, as the account's settings in the WeChat admin show it; for WeCom the
+	// corp_id, or `<corp_id>/<agent_id>` to tell several agents of one corp apart.
+	// Placeholders such as `{env.WECHAT_APP_ID}` are replaced when the config is
+	// loaded; one that is not set is an error. Required.
+	AppID string `json:"app_id"`
+
+	// The AppSecret. Use `{env.*}` or `{file.*}`, so that the secret is not part
+	// of the config; one written out is accepted with a warning. Sources that
+	// fetch tokens elsewhere do without. Default: none.
+	AppSecret string `json:"app_secret,omitempty"`
+
+	// Where access tokens come from. Default: `stable`.
+	TokenRaw json.RawMessage `json:"token,omitempty" caddy:"namespace=http.wechat.token_sources inline_key=source"`
+
+	// Whether the token is kept in Caddy's storage, so that a fleet of gateways
+	// on one storage shares one token. What is stored gives access to the
+	// account until it expires. Default: what the source needs; `classic` cannot
+	// do without, the others need not.
+	ShareToken *bool `json:"share_token,omitempty"`
 }
 
-// value returns the secret itself.
-func (t *token) value() string { return t.secret }
+// app is an App at work.
+type app struct {
+	id       string
+	source   string // its name
+	issuer   string
+	platform *platform.Platform
+	tokens   *token.Manager
+	param    string // the query parameter that carries the token
+	etagKey  []byte
 
-const redactedToken = "[access token]"
-
-func (t *token) String() string   { return redactedToken }
-func (t *token) GoString() string { return redactedToken }
-
-// Format keeps every verb from printing the secret.
-func (t *token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedToken) }
-
-func (t *token) usable() bool { return t != nil && time.Now().Before(t.expires) }
-
-// tokenBackend is what a running config lends the manager, which outlives it.
-type tokenBackend struct {
-	// fetch asks the source. It keeps the context's deadline, which a source that
-	// hangs cannot outstay: it is left behind.
-	fetch func(ctx context.Context, rejected string, force bool) (TokenReply, error)
-
-	// observe, which may be nil, is told what happens, from any goroutine. No lock
-	// is held meanwhile.
-	observe func(tokenEvent)
+	poolKey  string
+	attached *token.Attachment
 }
 
-// Defaults of a manager.
-const (
-	// tokenFetchTimeout bounds a fetch, all hosts together.
-	tokenFetchTimeout = 10 * time.Second
+// tokenManagers outlive configs: a reload neither fetches nor loses a token.
+var tokenManagers = caddy.NewUsagePool()
 
-	// The refresh ahead happens at a random moment within this window before
-	// expiry, so that a fleet with one token does not ask in one second. WeChat's
-	// stable_token has nothing new to give before the last 5 minutes. The window's
-	// late end leaves room for retries.
-	refreshEarliest = 270 * time.Second
-	refreshLatest   = 120 * time.Second
-
-	// A token of a shorter life is refreshed within this part of it.
-	refreshEarliestShare = 0.5
-	refreshLatestShare   = 0.3
-
-	// refreshInJitter is the part of a source's own interval that may be missing
-	// from it, for the same reason.
-	refreshInJitter = 0.1
-
-	// minRefresh keeps tokens that live no time at all from being asked for
-	// without pause.
-	minRefresh = 500 * time.Millisecond
-
-	// A token that WeChat rejects and the source hands out again is asked about
-	// again after repeatFirst, then twice as long each time, and every repeatMost
-	// in the end: 6 calls in the first 5 minutes, and then 288 a day.
-	repeatFirst = 5 * time.Second
-	repeatMost  = 5 * time.Minute
-
-	// What WeChat allows of force_refresh.
-	forcedPerDay = 20
-	forcedGap    = 30 * time.Second
-
-	// wakeGap is the least time between a failed call and one made before its
-	// back-off is over, because a config was loaded or somebody asked for it.
-	wakeGap = 10 * time.Second
-
-	// mostHanging is how many calls that ignore their deadline may hang at once.
-	mostHanging = 4
-)
-
-// tokenOptions is the policy of a manager. Its zero value fits stable.
-type tokenOptions struct {
-	timeout time.Duration // of one fetch
-
-	// calls bounds all calls, for whatever reason: 60 at once and then one in 2 s,
-	// which is 43,260 in a day at the worst, a tenth of stable_token's quota. It is
-	// reached only by tokens that live for seconds.
-	calls allowance
-
-	// rejections bounds the calls that rejections cause, should every token be
-	// rejected, each a new one: 30 at once, and then one a minute, which is 1,470
-	// in a day at the worst.
-	rejections allowance
-
-	forceRefresh bool
-	jitter       func() float64 // in [0,1); for tests
+// pooledManager is a manager with a name to show.
+type pooledManager struct {
+	*token.Manager
+	appID, source, issuer string
 }
 
-func (o *tokenOptions) setDefaults() {
-	if o.timeout == 0 {
-		o.timeout = tokenFetchTimeout
+// Destruct implements caddy.Destructor.
+func (m *pooledManager) Destruct() error {
+	m.Close()
+	return nil
+}
+
+// tokenWay is how an app's token calls leave.
+type tokenWay struct {
+	client  *http.Client
+	baseURL string
+	issuer  func(*platform.Platform) string // where calls end up
+	local   bool                            // on this machine
+	check   func(appID string) error        // whether calls can be made at all
+	observe func(a *app, ev token.Event)
+}
+
+// provision resolves a's credentials, loads its token source and joins the
+// process's manager for it. It makes no network call.
+func (a *App) provision(ctx caddy.Context, way tokenWay) (*app, error) {
+	repl := caddy.NewReplacer()
+	appID, err := resolve(repl, "app_id", a.AppID)
+	if err != nil {
+		return nil, err
 	}
-	if o.calls == (allowance{}) {
-		o.calls = allowance{burst: 60, every: 2 * time.Second}
+	source, name, err := a.loadSource(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("app: %w", err)
 	}
-	if o.rejections == (allowance{}) {
-		o.rejections = allowance{burst: 30, every: time.Minute}
+	traits := source.Traits()
+	out := &app{id: appID, source: name, platform: platformOf(traits.Platform, appID), param: traits.Param}
+	if !out.platform.IsID(appID) { // it may be the secret: not to be quoted
+		return nil, fmt.Errorf("an %s of %s begins with %s; write: app <%s> [<app_secret>]", out.platform.IDName, out.platform.Name,
+			strings.Join(out.platform.IDPrefixes, " or "), out.platform.IDName)
 	}
-	if o.jitter == nil {
-		o.jitter = rand.Float64
+	if out.param == "" {
+		out.param = "access_token"
 	}
-}
-
-// tokenManager keeps one app's token. Requests read it without a lock; everything
-// else is decided under one that is never held while anything is waited for.
-type tokenManager struct {
-	opts  tokenOptions
-	ctx   context.Context // ends with the manager
-	end   context.CancelFunc
-	fleet sync.WaitGroup // the fetch in flight
-	hangs atomic.Int32   // calls of a source that have not returned
-
-	current atomic.Pointer[token] // nil: none, or rejected
-
-	mu       sync.Mutex
-	backends []*tokenBackend // the last one is used
-	started  bool            // somebody wants tokens
-	closed   bool
-	flight   *flight     // the fetch going on, or nil
-	timer    *time.Timer // of the next refresh or retry
-	next     time.Time   // when it fires; zero: never
-	lastTry  time.Time
-	failed   *remembered // the failure since the last success, or nil
-	aside    *token      // rejected, and not replaced yet
-	edition  uint64      // the latest
-	repeated repetition
-	forced   []time.Time // of the last day
-	stats    tokenStatus // the counters in it
-}
-
-// remembered is a failure that is not repeated before until.
-type remembered struct {
-	failure
-	count int // in a row
-	at    time.Time
-	until time.Time
-}
-
-// repetition is about a token that was rejected and handed out again.
-type repetition struct {
-	secret string
-	gap    time.Duration // before the source is asked about it again
-	asked  time.Time
-}
-
-// tokenUnavailableError says that there is no token, and when it pays to ask again.
-type tokenUnavailableError struct {
-	RetryAfter time.Duration
-	cause      error
-}
-
-func (e *tokenUnavailableError) Error() string { return "no access token: " + e.cause.Error() }
-
-func (e *tokenUnavailableError) Unwrap() error { return e.cause }
-
-var (
-	errNoBackend     = errors.New("no config that could fetch one is running")
-	errManagerClosed = errors.New("its manager has ended")
-)
-
-func newTokenManager(opts tokenOptions) *tokenManager {
-	opts.setDefaults()
-	m := &tokenManager{opts: opts}
-	m.ctx, m.end = context.WithCancel(context.Background())
-	return m
-}
-
-// attach makes b the one that fetches, until it is detached or another one is
-// attached. It does not fetch yet.
-func (m *tokenManager) attach(b *tokenBackend) (detach func()) {
-	own := &tokenBackend{fetch: b.fetch, observe: b.observe} // so that attaching b twice counts twice
-	m.mu.Lock()
-	m.backends = append(m.backends, own)
-	m.mu.Unlock()
-	return sync.OnceFunc(func() { m.detach(own) })
-}
-
-// detach takes a backend away. A fetch in flight through it goes on if another
-// backend can take over should it fail.
-func (m *tokenManager) detach(b *tokenBackend) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.backends = slices.DeleteFunc(m.backends, func(other *tokenBackend) bool { return other == b })
-	if len(m.backends) > 0 {
-		return
+	secret, err := a.secret(ctx, repl, out, traits, way.local)
+	if err != nil {
+		return nil, fmt.Errorf("app %s: %w", appID, err)
 	}
-	m.started = false
-	m.disarm()
-	if m.flight != nil {
-		m.flight.cancel()
+	shared, err := a.shared(traits, name)
+	if err != nil {
+		return nil, fmt.Errorf("app %s: %w", appID, err)
 	}
+	if traits.AsksUpstream {
+		if err := way.check(appID); err != nil {
+			return nil, fmt.Errorf("app %s: %w", appID, err)
+		}
+		out.issuer = way.issuer(out.platform)
+	}
+	out.etagKey = etagKey(secret)
+	binding := token.Binding{
+		Source:  source,
+		Request: token.Request{AppID: appID, AppSecret: secret, Client: way.client, BaseURL: way.baseURL},
+		Observe: func(ev token.Event) { way.observe(out, ev) },
+	}
+	if shared {
+		binding.Store = ctx.Storage()
+	}
+	return out, out.join(binding, traits)
 }
 
-func (m *tokenManager) backend() *tokenBackend {
-	if len(m.backends) == 0 {
+// join attaches a binding to the process's manager for the app.
+func (a *app) join(binding token.Binding, traits token.Traits) error {
+	identity := token.Identity{AppID: a.id, Issuer: a.issuer, Source: traits.Identity}
+	a.poolKey = identity.Key()
+	manager, _, err := tokenManagers.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
+		return &pooledManager{token.NewManager(identity, traits), a.id, a.source, a.issuerLabel()}, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.tokens = manager.(*pooledManager).Manager
+	a.attached = a.tokens.Attach(binding)
+	return nil
+}
+
+// issuerLabel names the issuer in metrics: a source that does not ask the upstreams
+// is its own.
+func (a *app) issuerLabel() string {
+	if a.issuer == "" {
+		return a.source
+	}
+	return a.issuer
+}
+
+// release leaves the process's manager, which ends with the last that uses it.
+func (a *app) release() error {
+	if a.attached == nil { // provisioning did not get that far
 		return nil
 	}
-	return m.backends[len(m.backends)-1]
+	a.attached.Detach()
+	_, err := tokenManagers.Delete(a.poolKey)
+	return err
 }
 
-// start begins to keep a token at hand. A failure that is remembered does not
-// hold a newly loaded config up for long: it may be what mends it.
-func (m *tokenManager) start() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.startLocked()
-	if m.failed != nil {
-		m.wake()
+// loadSource loads the token source, stable unless another one is configured.
+func (a *App) loadSource(ctx caddy.Context) (token.Source, string, error) {
+	if a.TokenRaw == nil {
+		a.TokenRaw = caddyconfig.JSONModuleObject(struct{}{}, "source", "stable", nil)
 	}
+	mod, err := ctx.LoadModule(a, "TokenRaw")
+	if err != nil {
+		return nil, "", fmt.Errorf("loading token source: %w", err)
+	}
+	source, ok := mod.(token.Source)
+	if !ok {
+		return nil, "", fmt.Errorf("loading token source: %T is not a token.Source", mod)
+	}
+	return source, mod.(caddy.Module).CaddyModule().ID.Name(), nil
 }
 
-func (m *tokenManager) startLocked() {
-	if m.closed || len(m.backends) == 0 {
+// secret resolves the AppSecret.
+func (a *App) secret(ctx caddy.Context, repl *caddy.Replacer, out *app, traits token.Traits, local bool) (string, error) {
+	if a.AppSecret == "" {
+		if traits.NeedsSecret {
+			return "", fmt.Errorf("an app_secret is needed; write: app %s {env.WECHAT_APP_SECRET}", out.id)
+		}
+		return "", nil
+	}
+	secret, err := resolve(repl, "app_secret", a.AppSecret)
+	if err != nil {
+		return "", err
+	}
+	a.warnOfSecret(ctx.Logger(), out, secret, local)
+	return secret, nil
+}
+
+// hexSecret is what WeChat's AppSecrets look like.
+var hexSecret = regexp.MustCompile(`^[0-9a-fA-F]{32}$`)
+
+// warnOfSecret tells of a secret that is valid and hardly meant. Towards a sandbox on
+// this machine anything goes.
+func (a *App) warnOfSecret(logger *zap.Logger, out *app, secret string, local bool) {
+	if local {
 		return
 	}
-	m.started = true
-	switch tok := m.current.Load(); {
-	case m.flight != nil || !m.next.IsZero(): // a fetch is due, or sets the next one when it lands
-	case m.failed != nil:
-		m.arm(m.failed.until)
-	case tok.usable():
-		m.arm(tok.refresh)
-	default:
-		_, _ = m.launch(m.asideSecret(), false)
+	if !strings.Contains(a.AppSecret, "{") {
+		logger.Warn("app_secret is written out in the config, where anybody who can read the config "+
+			"or the admin API sees it; use {env.*} or {file.*}", appIDField(out.id))
+	}
+	if out.platform == platform.WeChat && !hexSecret.MatchString(secret) {
+		logger.Warn("app_secret is not 32 hexadecimal digits, as WeChat's are; look for quotes, spaces or a byte order mark "+
+			"in the file or environment that it comes from", appIDField(out.id), zap.Int("length", len(secret)))
 	}
 }
 
-// wake brings the next try forward.
-func (m *tokenManager) wake() {
-	if at := m.lastTry.Add(wakeGap); m.flight == nil && !m.next.IsZero() && at.Before(m.next) {
-		m.arm(at)
-	}
-}
-
-// token returns the current token. If there is none it waits for the fetch in
-// flight, or makes one, unless one has just failed: that is remembered.
-func (m *tokenManager) token(ctx context.Context) (*token, error) {
-	if tok := m.current.Load(); tok.usable() {
-		return tok, nil
-	}
-	m.mu.Lock()
-	tok := m.current.Load()
-	if tok.usable() {
-		m.mu.Unlock()
-		return tok, nil
-	}
-	m.startLocked()
-	f, err := m.join()
-	m.mu.Unlock()
-	return wait(ctx, f, err)
-}
-
-// join returns the fetch to wait for when there is no token.
-func (m *tokenManager) join() (*flight, error) {
-	if m.failed != nil {
-		return nil, m.unavailable(m.failed.failure)
-	}
-	if m.flight != nil {
-		return m.flight, nil
-	}
-	return m.launch(m.asideSecret(), false)
-}
-
-// wait is on the caller's own context; the fetch is not.
-func wait(ctx context.Context, f *flight, err error) (*token, error) {
-	for f != nil && err == nil {
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if f.followed == nil {
-			return f.tok, f.err
-		}
-		f = f.followed
-	}
-	return nil, err
-}
-
-// unavailable is the error for want of a token.
-func (m *tokenManager) unavailable(cause error) error {
-	return &tokenUnavailableError{RetryAfter: max(time.Second, time.Until(m.next)), cause: cause}
-}
-
-// reject is for a token that WeChat refused with errcode. It returns the one to
-// try again with: the current one if t has been replaced, or else a fresh one,
-// which one fetch gets for all who wait. The fresh one is t's equal if the source
-// hands it out again. It is t itself if t was rejected so often that the source
-// is not asked again yet.
-func (m *tokenManager) reject(ctx context.Context, t *token, errcode int) (*token, error) {
-	m.mu.Lock()
-	tok, f, notify, err := m.rejected(t, errcode)
-	m.mu.Unlock()
-	notify()
-	if tok != nil {
-		return tok, nil
-	}
-	return wait(ctx, f, err)
-}
-
-// invalidate is like reject, but waits for nothing.
-func (m *tokenManager) invalidate(t *token, errcode int) {
-	m.mu.Lock()
-	_, _, notify, _ := m.rejected(t, errcode)
-	m.mu.Unlock()
-	notify()
-}
-
-// rejected decides what follows from a rejection: a token, or a fetch to wait
-// for, or an error.
-func (m *tokenManager) rejected(t *token, errcode int) (_ *token, _ *flight, notify func(), _ error) {
-	nothing := func() {}
-	m.stats.Rejections++
-	tok := m.current.Load()
-	current := tok != nil && tok.edition == t.edition
-	if tok.usable() && !current {
-		return tok, nil, nothing, nil // a late one: t has a successor
-	}
-	m.startLocked()
-	if !current { // others have seen to it
-		f, err := m.join()
-		return nil, f, nothing, err
-	}
-	t = tok // the same secret, maybe since confirmed for longer
-	notify = nothing
-	if m.aside == nil || m.aside.secret != t.secret { // news
-		notify = m.notice(tokenEvent{Kind: tokenRejected, Errcode: errcode})
-	}
+// shared says whether the token goes through Caddy's storage.
+func (a *App) shared(traits token.Traits, source string) (bool, error) {
 	switch {
-	case t.secret == m.repeated.secret:
-		tok, f := m.rejectedAgain(t)
-		if f == nil {
-			notify = nothing
-		}
-		return tok, f, notify, nil
-	case m.failed != nil:
-		// The endpoint is down too, maybe all of WeChat is, which is when valid
-		// tokens are known to be rejected at times. Nothing is won by dropping this
-		// one, but this request has had its try.
-		m.setAside(t, errcode)
-		m.current.Store(m.spare())
-		return nil, nil, notify, m.unavailable(m.failed.failure)
-	case m.flight != nil:
-		m.setAside(t, errcode)
-		return nil, m.flight, notify, nil
-	case !m.opts.rejections.take(time.Now()):
-		return t, nil, nothing, nil
+	case a.ShareToken == nil:
+		return traits.NeedsSharing, nil
+	case *a.ShareToken && traits.NotShared != "":
+		return false, fmt.Errorf("share_token: %s", traits.NotShared)
+	case !*a.ShareToken && traits.NeedsSharing:
+		return false, fmt.Errorf("share_token: token source %s cannot do without; leave share_token away", source)
 	}
-	m.setAside(t, errcode)
-	f, err := m.launch(t.secret, false)
+	return *a.ShareToken, nil
+}
+
+// etag stands for the bytes of a download, which never change. Nobody can make one who
+// has not been given it: who shows it has seen the media once. A fleet that has the
+// secret in common has the ETags in common.
+func (a *app) etag(c call) string {
+	mac := hmac.New(sha256.New, a.etagKey)
+	fmt.Fprintf(mac, "%s %s %s", a.id, c.endpoint, c.mediaID)
+	return `"` + hex.EncodeToString(mac.Sum(nil)[:12]) + `"`
+}
+
+// etagKey is made of the secret, or of nothing that outlives the process.
+func etagKey(secret string) []byte {
+	if secret == "" {
+		secret = rand.Text()
+	}
+	digest := sha256.Sum256([]byte("etag " + secret))
+	return digest[:]
+}
+
+// platformOf is the platform of an app: the one that its source is of, or else the one
+// that its id looks like.
+func platformOf(named, appID string) *platform.Platform {
+	if strings.EqualFold(named, platform.WeCom.Name) || strings.HasPrefix(appID, platform.WeCom.IDPrefixes[0]) {
+		return platform.WeCom
+	}
+	return platform.WeChat
+}
+
+// guessPlatform is platformOf for apps that have not been provisioned.
+func guessPlatform(rawApps json.RawMessage) *platform.Platform {
+	var apps []struct {
+		AppID string `json:"app_id"`
+		Token struct {
+			Source string `json:"source"`
+		} `json:"token"`
+	}
+	if json.Unmarshal(rawApps, &apps) != nil || len(apps) == 0 {
+		return platform.WeChat
+	}
+	id, err := resolve(caddy.NewReplacer(), "app_id", apps[0].AppID)
 	if err != nil {
-		m.current.Store(m.spare())
+		id = ""
 	}
-	return nil, f, notify, err
+	return platformOf(apps[0].Token.Source, id)
 }
 
-// setAside drops the current token. It comes back if no other is to be had,
-// unless its time is up for certain.
-func (m *tokenManager) setAside(t *token, errcode int) {
-	m.aside = t
-	if errcode == errcodeTokenExpired {
-		m.aside = &token{secret: t.secret} // past its end
+// resolve replaces the placeholders of a setting; one that is not set is an
+// error, which names the setting and never its value.
+func resolve(repl *caddy.Replacer, setting, value string) (string, error) {
+	if strings.TrimSpace(value) == "" {
+		return "", fmt.Errorf("%s is empty", setting)
 	}
-	m.current.Store(nil)
-}
-
-const errcodeTokenExpired = 42001
-
-func (m *tokenManager) spare() *token {
-	if m.aside.usable() {
-		return m.aside
-	}
-	return nil
-}
-
-// asideSecret is what the source must not hand out without having asked.
-func (m *tokenManager) asideSecret() string {
-	if m.aside == nil {
-		return ""
-	}
-	return m.aside.secret
-}
-
-// rejectedAgain is for a token that the source has confirmed since WeChat first
-// rejected it. It stays in use: either these rejections are noise, which WeChat
-// is known for, or only force gets another one.
-func (m *tokenManager) rejectedAgain(t *token) (*token, *flight) {
-	if m.flight != nil {
-		return nil, m.flight
-	}
-	now := time.Now()
-	force := m.mayForce(now)
-	if m.failed != nil || !force && now.Sub(m.repeated.asked) < m.repeated.gap || !m.opts.rejections.take(now) {
-		return t, nil
-	}
-	m.repeated.asked = now
-	m.repeated.gap = min(2*m.repeated.gap, repeatMost)
-	m.aside = t
-	f, err := m.launch(t.secret, force)
+	out, err := repl.ReplaceOrErr(value, true, true)
 	if err != nil {
-		return t, nil
+		return "", unsetError(setting, value)
 	}
-	return nil, f
+	// files end in a newline
+	switch out = strings.TrimSpace(out); {
+	case out == "":
+		return "", fmt.Errorf("%s: %s is empty", setting, value)
+	case strings.ContainsAny(out, "{}") || strings.HasPrefix(out, "$"):
+		return "", fmt.Errorf("%s: has a brace or a $ left in it; write placeholders as {env.NAME}", setting)
+	}
+	return out, nil
 }
 
-// mayForce keeps to what WeChat allows, as far as this process knows.
-func (m *tokenManager) mayForce(now time.Time) bool {
-	m.forced = slices.DeleteFunc(m.forced, func(at time.Time) bool { return now.Sub(at) >= 24*time.Hour })
-	n := len(m.forced)
-	return m.opts.forceRefresh && n < forcedPerDay && (n == 0 || now.Sub(m.forced[n-1]) >= forcedGap)
+// unsetError names a placeholder if that is all there is: what stands beside one
+// may be part of a secret.
+func unsetError(setting, value string) error {
+	if strings.HasPrefix(value, "{") && strings.HasSuffix(value, "}") {
+		return fmt.Errorf("%s: %s is not set or empty", setting, value)
+	}
+	return fmt.Errorf("%s: a placeholder in it is not set or empty", setting)
 }
 
-// renew asks the source now, for an operator who does not want to wait. The
-// current token stays in use until there is another.
-func (m *tokenManager) renew(ctx context.Context) (*token, error) {
-	m.mu.Lock()
-	f, err := m.flight, error(nil)
-	if f == nil {
-		if wait := wakeGap - time.Since(m.lastTry); !m.lastTry.IsZero() && wait > 0 {
-			m.mu.Unlock()
-			return nil, &tokenUnavailableError{RetryAfter: wait, cause: fmt.Errorf("the last call was made less than %v ago", wakeGap)}
-		}
-		f, err = m.launch(m.asideSecret(), false)
-	}
-	m.mu.Unlock()
-	return wait(ctx, f, err)
-}
-
-// arm sets when the next refresh or retry happens.
-func (m *tokenManager) arm(at time.Time) {
-	if m.closed || !m.started {
-		return
-	}
-	m.next = at
-	if m.timer == nil {
-		m.timer = time.AfterFunc(time.Until(at), m.tick)
-	} else {
-		m.timer.Reset(time.Until(at))
-	}
-}
-
-func (m *tokenManager) disarm() {
-	m.next = time.Time{}
-	if m.timer != nil {
-		m.timer.Stop()
-	}
-}
-
-// tick is what the timer calls.
-func (m *tokenManager) tick() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case m.closed || !m.started || m.next.IsZero() || m.flight != nil:
-	case time.Now().Before(m.next): // set again while this one fired
-		m.timer.Reset(time.Until(m.next))
-	default:
-		_, _ = m.launch(m.asideSecret(), false)
-	}
-}
-
-// Destruct ends the manager; it implements caddy.Destructor.
-func (m *tokenManager) Destruct() error {
-	m.mu.Lock()
-	m.closed = true
-	m.disarm()
-	m.current.Store(nil)
-	m.mu.Unlock()
-	m.end()
-	m.fleet.Wait()
-	return nil
-}
+var errMixedPlatforms = errors.New("apps of WeChat and of WeCom cannot stand in one directive; write one for each")

@@ -4,6 +4,7 @@ package wechatmedia
 // with a request is in roundtrip.go.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
 )
 
 func init() {
@@ -31,7 +36,12 @@ const (
 	defaultResponseHeaderTimeout = 30 * time.Second
 	defaultStallTimeout          = 60 * time.Second
 	defaultIdleConnsPerHost      = 512
-	tokenRequestTimeout          = 10 * time.Second
+	defaultConnsPerHost          = 1024
+	defaultSpares                = 16
+
+	// defaultIdleTimeout is less than the 20 s or so after which WeChat is reported to
+	// close idle connections. https://juejin.cn/post/6865277186438496269
+	defaultIdleTimeout = 15 * time.Second
 )
 
 // Transport sends requests to WeChat with an access token that it fetches,
@@ -40,11 +50,15 @@ const (
 // sends the request once more.
 //
 // It is an HTTP transport in every other respect and takes all of that
-// transport's options, with other defaults: HTTP/1.1 only, no compression, 512
-// idle connections to each upstream, `5s` for the TLS handshake, `30s` for reply
-// headers, and `60s` without a byte in either direction (`read_timeout` and
+// transport's options, with other defaults: HTTP/1.1 only, no compression, 1024
+// connections to each upstream of which 512 may be idle, for `15s`, `5s` for the TLS
+// handshake, and `60s` without a byte in either direction (`read_timeout` and
 // `write_timeout` count only while WeChat is waited for, so a slow caller does not
-// end a transfer; of an upload, they are for each piece of up to 128 KiB).
+// end a transfer). Reply headers may take `30s`, and as long as the upload's length
+// takes at 32 KiB/s.
+//
+// Connections are made ahead, so that a request waits for one round trip and not for
+// the three or four that a new connection takes.
 //
 // The `wechat_media` handler uses it for temporary media. On its own it makes
 // reverse_proxy a private gateway to all of WeChat's API, for callers that are
@@ -68,19 +82,35 @@ type Transport struct {
 	AppSelector string `json:"app_selector,omitempty"`
 
 	// Memory, in bytes, for keeping the bodies of uploads until WeChat has
-	// accepted the token, for all requests together; each upload takes its length,
-	// rounded up to 128 KiB. An upload beyond it is streamed once, and a rejection
-	// is passed on to its caller; one of unknown length, which has to be gathered
-	// before it can be sent, is answered with 503. Default: 67108864 (64 MiB).
+	// accepted the token, for all requests together. It is taken as bytes arrive. An
+	// upload beyond it is streamed once, and a rejection is passed on to its caller;
+	// one of unknown length, which has to be gathered before it can be sent, is
+	// answered with 503. Default: 67108864 (64 MiB).
 	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
 
-	apps   []*app
-	byID   map[string]*app
-	budget *budget
-	stall  time.Duration
-	ctx    caddy.Context
+	// How many connections to each upstream may be kept ready for requests to come.
+	// There are as many as recent requests have taken, and none when there have been
+	// no requests for a minute. -1 makes none. Default: 16.
+	SpareConnections int `json:"spare_connections,omitempty"`
+
+	apps     []*app
+	byID     map[string]*app
+	platform *platform.Platform
+	budget   *replay.Budget
+	dialer   *wire.Dialer
+
+	proxy           *reverseproxy.Handler // which t is the transport of
+	dynamic         string                // the configuration of its dynamic upstreams
+	retriesByStatus bool                  // the proxy may take an answer for a reason to ask again
+	elsewhere       http.RoundTripper     // for token calls to other hosts than the upstreams
+
+	stall       time.Duration // for the reply's next bytes
+	headerWait  time.Duration // for the reply's headers
+	connectWait time.Duration // for a connection
+	told        onceInAWhile
 
 	servesMedia bool // under the handler, which counts requests
+	ctx         caddy.Context
 	events      *caddyevents.App
 	logger      *zap.Logger
 }
@@ -104,36 +134,123 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if len(t.Apps) == 0 {
 		return errors.New("no app is configured; write: app <app_id> {env.WECHAT_APP_SECRET}")
 	}
+	if err := t.findProxy(ctx); err != nil {
+		return err
+	}
 	t.setDefaults()
+	elsewhere := t.withoutUpstream()
 	if err := t.HTTPTransport.Provision(ctx); err != nil {
 		return err
 	}
-
-	t.useBulkConns()
-
-	t.budget = &budget{limit: t.ReplayBuffer}
-	t.byID = make(map[string]*app, len(t.Apps))
-	wire := tokenWire{client: t.tokenClient(), baseURLs: t.baseURLs(ctx), observe: t.observeToken}
-	for _, a := range t.Apps {
-		provisioned, err := a.provision(ctx, wire)
-		if err != nil {
-			return err
-		}
-		t.apps = append(t.apps, provisioned)
-		if t.byID[provisioned.id] != nil {
-			return fmt.Errorf("app %s is configured twice", provisioned.id)
-		}
-		t.byID[provisioned.id] = provisioned
+	if err := elsewhere.Provision(ctx); err != nil {
+		return err
 	}
-	t.warn(wire.baseURLs)
+	t.elsewhere = elsewhere
+	t.provisionWire()
+	t.budget = replay.NewBudget(t.ReplayBuffer)
+	if err := t.provisionApps(ctx); err != nil {
+		return err
+	}
+	t.warn()
 	return t.startWithConfig(ctx)
 }
 
+// findProxy finds the reverse_proxy that t is the transport of.
+func (t *Transport) findProxy(ctx caddy.Context) error {
+	alone := true
+	for _, mod := range ctx.Modules() {
+		switch mod := mod.(type) {
+		case *Handler:
+			alone = false
+		case *reverseproxy.Handler:
+			t.proxy = mod // the innermost one counts
+		}
+	}
+	if t.proxy == nil {
+		return errors.New("transport wechat works in a reverse_proxy only")
+	}
+	t.dynamic = string(t.proxy.DynamicUpstreamsRaw)
+	t.retriesByStatus = t.proxy.LoadBalancing != nil && len(t.proxy.LoadBalancing.RetryMatchRaw) > 0
+	if alone {
+		t.showOwnStatus(t.proxy)
+	}
+	return nil
+}
+
+// withoutUpstream is the HTTP transport less what is about the upstreams, for token
+// servers: another name, and nobody who reads PROXY headers.
+func (t *Transport) withoutUpstream() *reverseproxy.HTTPTransport {
+	elsewhere := *t.HTTPTransport
+	elsewhere.ProxyProtocol, elsewhere.Versions = "", []string{"1.1"}
+	elsewhere.KeepAlive = &reverseproxy.KeepAlive{IdleConnTimeout: caddy.Duration(defaultIdleTimeout)}
+	elsewhere.ResponseHeaderTimeout, elsewhere.ReadTimeout, elsewhere.WriteTimeout = 0, 0, 0 // the client has a timeout
+	tls := reverseproxy.TLSConfig{HandshakeTimeout: caddy.Duration(defaultHandshakeTimeout)}
+	if t.TLS != nil {
+		tls = *t.TLS
+		tls.ServerName, tls.ExceptPorts = "", nil
+	}
+	elsewhere.TLS = &tls
+	return &elsewhere
+}
+
+// provisionApps provisions the apps, which are of one platform.
+func (t *Transport) provisionApps(ctx caddy.Context) error {
+	t.byID = make(map[string]*app, len(t.Apps))
+	way := tokenWay{
+		client: t.tokenClient(), baseURL: "http://" + issuerHost, local: t.isLocal(),
+		issuer: t.issuerOf, check: t.checkTokenWay, observe: t.observeToken,
+	}
+	for _, configured := range t.Apps {
+		a, err := configured.provision(ctx, way)
+		if a != nil {
+			t.apps = append(t.apps, a) // Cleanup releases it
+		}
+		if err != nil {
+			return err
+		}
+		if t.byID[a.id] != nil {
+			return fmt.Errorf("app %s is configured twice", a.id)
+		}
+		t.byID[a.id] = a
+		if a.platform != t.apps[0].platform {
+			return errMixedPlatforms
+		}
+	}
+	t.platform = t.apps[0].platform
+	t.addShortNames()
+	return nil
+}
+
+// addShortNames lets agents of WeCom be selected by the corp's id or the agent's
+// alone, if that is unambiguous.
+func (t *Transport) addShortNames() {
+	short := make(map[string]*app)
+	for _, a := range t.apps {
+		corp, agent, ok := strings.Cut(a.id, "/")
+		if !ok {
+			continue
+		}
+		for _, name := range []string{corp, agent} {
+			if other, ok := short[name]; ok && other != a {
+				a = nil // ambiguous
+			}
+			short[name] = a
+			a = t.byID[corp+"/"+agent]
+		}
+	}
+	for name, a := range short {
+		if a != nil && t.byID[name] == nil {
+			t.byID[name] = a
+		}
+	}
+}
+
 // warn tells of what is valid, and hardly meant.
-func (t *Transport) warn(baseURLs []string) {
-	for _, u := range baseURLs {
-		if strings.HasPrefix(u, "http://") && strings.HasSuffix(u, "weixin.qq.com") {
-			t.logger.Warn("secrets and tokens go to WeChat in the clear; write https://", zap.String("upstream", u))
+func (t *Transport) warn() {
+	for _, u := range t.proxy.Upstreams {
+		addr, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceKnown(u.Dial, ""))
+		if err == nil && !t.TLSEnabled() && (addr.Host == t.platform.Domain || strings.HasSuffix(addr.Host, "."+t.platform.Domain)) {
+			t.logger.Warn("secrets and tokens go to "+t.platform.Name+" in the clear; write https://", zap.String("upstream", u.Dial))
 		}
 	}
 	if len(t.apps) > 1 && t.AppSelector == "" {
@@ -146,6 +263,9 @@ func (t *Transport) setDefaults() {
 	if t.ReplayBuffer == 0 {
 		t.ReplayBuffer = defaultReplayBuffer
 	}
+	if t.SpareConnections == 0 {
+		t.SpareConnections = defaultSpares
+	}
 	if len(t.Versions) == 0 {
 		// one large body a connection: HTTP/2 measured 1.5 times the CPU
 		t.Versions = []string{"1.1"}
@@ -153,33 +273,43 @@ func (t *Transport) setDefaults() {
 	if t.Compression == nil {
 		t.Compression = new(bool)
 	}
-	if t.KeepAlive == nil {
-		t.KeepAlive = new(reverseproxy.KeepAlive)
+	if t.MaxConnsPerHost == 0 {
+		t.MaxConnsPerHost = defaultConnsPerHost
 	}
+	t.KeepAlive = cmp.Or(t.KeepAlive, new(reverseproxy.KeepAlive))
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
+	}
+	if t.KeepAlive.IdleConnTimeout == 0 {
+		t.KeepAlive.IdleConnTimeout = caddy.Duration(defaultIdleTimeout)
 	}
 	if t.TLS != nil && t.TLS.HandshakeTimeout == 0 {
 		t.TLS.HandshakeTimeout = caddy.Duration(defaultHandshakeTimeout)
 	}
-	if t.ResponseHeaderTimeout == 0 {
-		t.ResponseHeaderTimeout = caddy.Duration(defaultResponseHeaderTimeout)
-	}
+}
 
-	// the watchdog does what these two stand for; see watchdog.go
-	t.stall = defaultStallTimeout
-	for _, timeout := range []*caddy.Duration{&t.ReadTimeout, &t.WriteTimeout} {
-		if *timeout != 0 {
-			t.stall = time.Duration(*timeout)
-		}
-		*timeout = 0
+// takeTimeouts takes over the clocks that Caddy would run on the connection, and for
+// the time between upload and reply; see attempt.go.
+func (t *Transport) takeTimeouts() (writes time.Duration) {
+	take := func(from *caddy.Duration, standard time.Duration) time.Duration {
+		d := cmp.Or(time.Duration(*from), standard)
+		*from = 0
+		return max(0, d)
 	}
+	t.stall = take(&t.ReadTimeout, defaultStallTimeout)
+	writes = take(&t.WriteTimeout, defaultStallTimeout)
+	t.headerWait = take(&t.ResponseHeaderTimeout, defaultResponseHeaderTimeout)
+	t.connectWait = cmp.Or(time.Duration(t.DialTimeout), 3*time.Second) + defaultHandshakeTimeout
+	return writes
 }
 
 // Validate ensures that t can work.
 func (t *Transport) Validate() error {
 	if t.ReplayBuffer < 0 {
 		return fmt.Errorf("replay_buffer is %d bytes; it cannot be negative", t.ReplayBuffer)
+	}
+	if t.SpareConnections < -1 {
+		return fmt.Errorf("spare_connections is %d; it cannot be negative", t.SpareConnections)
 	}
 	return nil
 }
@@ -195,7 +325,7 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 	return t.events.On("started", onStarted(func() {
 		for _, a := range t.apps {
 			t.startMetrics(a)
-			a.tokens.start()
+			a.attached.Start()
 		}
 	}))
 }
@@ -212,6 +342,12 @@ func (t *Transport) Cleanup() error {
 	var errs []error
 	for _, a := range t.apps {
 		errs = append(errs, a.release())
+	}
+	if t.dialer != nil {
+		t.dialer.Close()
+	}
+	if elsewhere, ok := t.elsewhere.(*reverseproxy.HTTPTransport); ok {
+		errs = append(errs, elsewhere.Cleanup())
 	}
 	return errors.Join(append(errs, t.HTTPTransport.Cleanup())...)
 }

@@ -68,6 +68,12 @@ const (
 	KindBudget    Kind = "budget"               // the gateway's own limit on calls
 )
 
+// Kinds are all of them.
+func Kinds() []Kind {
+	return []Kind{KindBusy, KindNetwork, KindTimeout, KindReply, KindQuota, KindSecret, KindAppID, KindIP, KindFrozen, KindAccount,
+		KindComponent, KindConfirm, KindDenied, KindRequest, KindFile, KindSource, KindBudget}
+}
+
 // Meaning is a row of the table.
 type Meaning struct {
 	Class  Class

@@ -1,0 +1,204 @@
+package wechatmedia
+
+// One attempt on the wire, and the clock that runs while WeChat is waited for. Caddy's
+// read_timeout is a deadline of the connection: it would end an upload that takes its
+// time although bytes flow, because nothing is read meanwhile. Writes that stand still
+// are the connection's own business; see internal/wire.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
+)
+
+// slowestUpload is what is allowed for an upload on its way, in bytes a second: bytes
+// in a buffer between here and WeChat are not bytes at WeChat, so the wait for the
+// reply's headers grows with the upload's length.
+const slowestUpload = 32 << 10
+
+// stalledError is what an attempt ends with when WeChat stood still.
+type stalledError struct{ what string }
+
+func (e *stalledError) Error() string { return e.what }
+func (*stalledError) Timeout() bool   { return true }
+func (*stalledError) Temporary() bool { return true }
+
+// attempt is one request on the wire and, once it is answered, the body of the reply.
+// It is in one piece because every request needs one.
+type attempt struct {
+	url    url.URL // with the token
+	cancel context.CancelCauseFunc
+	end    func() // of the connection's use; see internal/wire
+	res    *http.Response
+	body   io.ReadCloser // of the reply
+	broken bool          // the body ended with an error
+
+	stall time.Duration // for the reply's next bytes; 0: any time
+	trace httptrace.ClientTrace
+	idle  bool        // the connection had been waiting, so WeChat may have closed it
+	heard atomic.Bool // a byte of the reply has come
+
+	mu       sync.Mutex
+	timer    *time.Timer // nil: no clock runs
+	answered bool        // the upload has nothing more to do with the clock
+	bitten   *stalledError
+}
+
+// begin returns the context of the attempt.
+func (a *attempt) begin(ctx context.Context) context.Context {
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	a.trace.GotConn = func(info httptrace.GotConnInfo) {
+		conn, ok := info.Conn.(interface{ Waited() bool })
+		a.idle = info.Reused || ok && conn.Waited()
+	}
+	a.trace.GotFirstResponseByte = func() { a.heard.Store(true) }
+	return httptrace.WithClientTrace(ctx, &a.trace)
+}
+
+// await runs the clock for the reply's headers, or for all that comes before them.
+func (a *attempt) await(d time.Duration, why string) {
+	if d <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answered {
+		return
+	}
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.timer = time.AfterFunc(d, func() { a.bite(why) })
+}
+
+// bite ends the attempt.
+func (a *attempt) bite(why string) {
+	err := &stalledError{why}
+	a.mu.Lock()
+	a.bitten = err
+	a.mu.Unlock()
+	a.cancel(err)
+}
+
+// answer stops the clock: the headers are there, or never will be. Goroutines of
+// http.Transport's may go on with an upload that has been answered.
+func (a *attempt) answer() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answered = true
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
+	}
+}
+
+// err is what really ended the attempt. A clock that ran out counts more than what
+// came of it, io.EOF included: WeChat's side may close the connection because it sees
+// it being closed, which makes a reply look complete that ends with its connection.
+func (a *attempt) err(err error) error {
+	if err == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bitten != nil {
+		return a.bitten
+	}
+	return err
+}
+
+// accept takes the reply in: its body is read through a from now on.
+func (a *attempt) accept(res *http.Response, stall time.Duration) {
+	a.res, a.body, a.stall = res, res.Body, stall
+	res.Body = a
+	a.dropTrailers()
+}
+
+// dropTrailers keeps WeChat's trailers, of which nothing is known, from the caller.
+func (a *attempt) dropTrailers() { a.res.Trailer = nil }
+
+// Read reads the reply's body. The clock stands still while the caller takes his time.
+func (a *attempt) Read(p []byte) (int, error) {
+	if a.stall > 0 {
+		if a.timer == nil {
+			a.timer = time.AfterFunc(a.stall, func() { a.bite("WeChat sent no byte within read_timeout") })
+		} else {
+			a.timer.Reset(a.stall)
+		}
+	}
+	n, err := a.body.Read(p)
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	err = a.err(err)
+	a.broken = err != nil && err != io.EOF
+	return n, err
+}
+
+// Close closes the reply's body and ends the attempt.
+func (a *attempt) Close() error {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	err := a.body.Close()
+	a.dropTrailers() // there are some only now
+	a.cancel(context.Canceled)
+	a.end()
+	return err
+}
+
+// diedIdle reports whether an attempt failed because the connection that it was given
+// had been closed by WeChat meanwhile, as far as that can be known: it had been
+// waiting, no byte of a reply came, and no clock ran out.
+func (a *attempt) diedIdle(err error) bool {
+	return a.idle && !a.heard.Load() && !timedOut(err)
+}
+
+// headerTimeout is how long the reply's headers may take once an upload has left, and
+// the words for when they do not come.
+func (t *Transport) headerTimeout(length int64) (time.Duration, string) {
+	if t.headerWait <= 0 {
+		return 0, ""
+	}
+	extra := time.Duration(length/slowestUpload) * time.Second
+	why := fmt.Sprintf("WeChat sent no reply within response_header_timeout (%v", t.headerWait)
+	if extra > 0 {
+		why += fmt.Sprintf(", and %v for an upload of %d bytes", extra, length)
+	}
+	return t.headerWait + extra, why + ")"
+}
+
+// setBody has the upload go out with the attempt. The clock for the reply's headers
+// runs from when the last byte has been handed over.
+func (t *Transport) setBody(out *http.Request, u *replay.Upload, a *attempt) {
+	sent := func() { a.await(t.headerTimeout(u.Length())) }
+	out.ContentLength = u.Length()
+	out.Body = u.Open(sent)
+	out.GetBody = func() (io.ReadCloser, error) {
+		if !u.Replayable() {
+			return nil, errNotKept
+		}
+		return u.Open(sent), nil
+	}
+}
+
+// again has the next connection be a new one: what waited with the one that died may
+// be dead too.
+func (t *Transport) again(ctx context.Context) context.Context {
+	t.HTTPTransport.Transport.CloseIdleConnections()
+	return wire.Fresh(ctx)
+}
+
+// Interface guards
+var (
+	_ io.ReadCloser = (*attempt)(nil)
+)

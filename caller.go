@@ -1,0 +1,155 @@
+package wechatmedia
+
+// The caller's side: what the proxy may write to him, and how a refusal reaches one
+// who is still sending. Many clients send all of a request before they read, so an
+// answer that closes the connection at once is one they never see.
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// The bounds within which the rest of an answered request is read and thrown away.
+const (
+	lingerTotal = 30 * time.Second
+	lingerStall = 5 * time.Second // without a byte
+	lingerBytes = 64 << 20
+)
+
+// caller is the ResponseWriter that the proxy is given.
+type caller struct {
+	http.ResponseWriter
+	request *http.Request
+	body    io.Reader // what is left to read of the request
+	ex      *exchange // whose refusal keeps the proxy from writing; nil: nobody's
+	asked   bool      // the body has been read from, so a caller who waits for 100 Continue got it
+	unread  bool      // the answer leaves before the request has been read to its end
+}
+
+func newCaller(w http.ResponseWriter, r *http.Request, ex *exchange) *caller {
+	c := &caller{ResponseWriter: w, request: r, body: r.Body, ex: ex}
+	// below any limit that a handler in front has put on the body: what is thrown
+	// away is not subject to it
+	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
+		c.body = reader
+	}
+	return c
+}
+
+// refusing reports whether the answer is the gateway's own, which the handler writes.
+func (c *caller) refusing() bool { return c.ex != nil && c.ex.refusal != nil }
+
+// WriteHeader passes the status on. Interim replies of WeChat's are not the caller's:
+// nothing is known of what is in them.
+func (c *caller) WriteHeader(status int) {
+	if status < http.StatusOK || c.refusing() {
+		return
+	}
+	if c.unread {
+		c.beforeEarlyAnswer()
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// Write writes part of the answer.
+func (c *caller) Write(p []byte) (int, error) {
+	if c.refusing() {
+		return len(p), nil
+	}
+	return c.ResponseWriter.Write(p)
+}
+
+// FlushError sends what has been written. It is here because a wrapper's own is
+// found by http.ResponseController before the one of what it wraps.
+func (c *caller) FlushError() error {
+	if c.refusing() {
+		return nil
+	}
+	return http.NewResponseController(c.ResponseWriter).Flush()
+}
+
+// Unwrap is for http.ResponseController.
+func (c *caller) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// interruptRead makes a read of the caller's body return.
+func (c *caller) interruptRead() {
+	_ = http.NewResponseController(c.ResponseWriter).SetReadDeadline(time.Unix(1, 0))
+}
+
+// waits reports whether the caller sends his body only when he is asked to, and has
+// not been.
+func (c *caller) waits() bool {
+	return !c.asked && c.request.ProtoAtLeast(1, 1) && headerHasToken(c.request.Header, "Expect", "100-continue")
+}
+
+func headerHasToken(h http.Header, name, token string) bool {
+	for _, v := range h[name] {
+		if len(v) == len(token) && http.CanonicalHeaderKey(v) == http.CanonicalHeaderKey(token) {
+			return true
+		}
+	}
+	return false
+}
+
+// beforeEarlyAnswer prepares for an answer that leaves before the request has been
+// read: net/http would first read up to 256 KiB of an HTTP/1 body, after asking for
+// it with 100 Continue.
+func (c *caller) beforeEarlyAnswer() {
+	if c.request.ProtoMajor == 1 {
+		_ = http.NewResponseController(c.ResponseWriter).EnableFullDuplex()
+		c.Header().Set("Connection", "close")
+	}
+}
+
+// flush sends what has been written.
+func (c *caller) flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }
+
+// lingerAfter sends what has been written, then reads the rest of the request and
+// throws it away: over HTTP/1.1 the connection would otherwise be reset, which can
+// throw the answer away too, and over HTTP/2 and 3 the stream.
+func (ex *exchange) lingerAfter() {
+	c := ex.caller
+	if c.body == nil || c.waits() {
+		return
+	}
+	if ex.upload != nil { // somebody may be reading for it
+		ex.upload.Abandon(func() {
+			_ = http.NewResponseController(c.ResponseWriter).SetReadDeadline(time.Now().Add(lingerStall))
+		})
+	}
+	c.readAway()
+}
+
+// readAway reads the rest of the request within bounds.
+func (c *caller) readAway() {
+	rc := http.NewResponseController(c.ResponseWriter)
+	buf := lingerBuffers.Get().(*[4 << 10]byte)
+	defer lingerBuffers.Put(buf)
+	end := time.Now().Add(lingerTotal)
+	for left := int64(lingerBytes); left > 0; {
+		deadline := time.Now().Add(lingerStall)
+		if deadline.After(end) {
+			deadline = end
+		}
+		if rc.SetReadDeadline(deadline) != nil {
+			return
+		}
+		n, err := c.body.Read(buf[:])
+		left -= int64(n)
+		if err != nil || !time.Now().Before(end) {
+			return
+		}
+	}
+}
+
+var lingerBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
+
+// Interface guards
+var (
+	_ http.ResponseWriter             = (*caller)(nil)
+	_ interface{ FlushError() error } = (*caller)(nil)
+)

@@ -1,0 +1,105 @@
+package wechatmedia
+
+// How connections to WeChat are made: by Caddy's own dialing, with what internal/wire
+// adds to it.
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
+)
+
+// provisionWire has the transport make its connections through internal/wire. What is
+// not HTTP/1.1 multiplexes, and needs neither spares nor bulk reads.
+func (t *Transport) provisionWire() {
+	rt := t.HTTPTransport.Transport
+	options := wire.Options{
+		Dial: rt.DialContext, TLS: rt.TLSClientConfig, HandshakeTimeout: rt.TLSHandshakeTimeout,
+		Stall: t.writeStall, IdleTimeout: time.Duration(t.KeepAlive.IdleConnTimeout), MaxSpares: max(0, t.SpareConnections),
+		Key: t.destinationOf, Detach: detachDial, Observe: observeSpare,
+	}
+	if t.ownTLS() {
+		options.Proxy = egressProxy(rt.Proxy)
+	}
+	if !slices.Equal(t.Versions, []string{"1.1"}) {
+		options.MaxSpares = 0
+	}
+	t.dialer = wire.NewDialer(options)
+	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return t.dialer.DialContext(ownVars(ctx), network, addr)
+	}
+	if t.ownTLS() {
+		rt.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return t.dialer.DialTLSContext(ownVars(ctx), network, addr)
+		}
+		proxy := rt.Proxy
+		rt.Proxy = func(req *http.Request) (*url.URL, error) {
+			if req.URL.Scheme == "https" {
+				return nil, nil // DialTLSContext sees to it
+			}
+			return proxy(req)
+		}
+	}
+}
+
+// ownTLS reports whether TLS is made by internal/wire: Caddy's own is needed where it
+// depends on the request, and for HTTP/2.
+func (t *Transport) ownTLS() bool {
+	rt := t.HTTPTransport.Transport
+	return t.TLS != nil && rt.DialTLSContext == nil && slices.Equal(t.Versions, []string{"1.1"})
+}
+
+// egressProxy asks for the proxy of a connection as http.Transport does for a
+// request's.
+func egressProxy(proxy func(*http.Request) (*url.URL, error)) func(context.Context, *url.URL) (*url.URL, error) {
+	return func(ctx context.Context, u *url.URL) (*url.URL, error) {
+		return proxy((&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: make(http.Header)}).WithContext(ctx))
+	}
+}
+
+// ownVars gives a connection being made vars of its own: it may outlive the request
+// that it is made for, whose handlers go on writing to theirs.
+func ownVars(ctx context.Context) context.Context {
+	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	own := make(map[string]any)
+	for _, key := range []string{"reverse_proxy.proxy_protocol_info"} {
+		if v, ok := vars[key]; ok {
+			own[key] = v
+		}
+	}
+	return context.WithValue(ctx, caddyhttp.VarsCtxKey, own)
+}
+
+// detachDial is the context of a connection that is made for requests to come.
+func detachDial(ctx context.Context) context.Context {
+	ctx = context.WithoutCancel(ctx)
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	return context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+}
+
+// destinationOf names what a connection leads to; nothing, if that is not the same for
+// every request.
+func (t *Transport) destinationOf(ctx context.Context, network, addr string) string {
+	if t.ProxyProtocolEnabled() || t.TLS != nil && strings.Contains(t.TLS.ServerName, "{") {
+		return ""
+	}
+	if di, ok := reverseproxy.GetDialInfo(ctx); ok {
+		network, addr = di.Network, di.Address
+	}
+	return network + " " + addr
+}
+
+// destination is destinationOf for a request.
+func (t *Transport) destination(ctx context.Context) string {
+	return t.destinationOf(ctx, "", "")
+}
