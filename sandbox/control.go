@@ -89,7 +89,7 @@ func (s *Server) control(action string, q url.Values) (known bool, err error) {
 	}
 
 	endpoint := Endpoint(q.Get("endpoint"))
-	if _, ok := DefaultDailyQuota[endpoint]; !ok {
+	if _, ok := wechatDailyQuota[endpoint]; !ok {
 		return true, fmt.Errorf("endpoint %q is none of token, stable_token, get, jssdk, upload", endpoint)
 	}
 	times := number(q, "times", 1, &err)

@@ -29,13 +29,13 @@ type hooks struct {
 func (s *Server) fault(endpoint Endpoint) *faults {
 	f := s.faults[endpoint]
 	if f == nil {
-		f = new(faults)
+		f = &faults{latency: s.opts.Latency}
 		s.faults[endpoint] = f
 	}
 	return f
 }
 
-// SetLatency makes an endpoint wait before it answers. 0 ends that.
+// SetLatency makes an endpoint wait before it answers, instead of Options.Latency.
 func (s *Server) SetLatency(endpoint Endpoint, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +74,7 @@ func (s *Server) Respond(endpoint Endpoint, times int, h func(http.ResponseWrite
 	f.handler, f.handled = h, times
 }
 
-// ResetFaults ends all faults.
+// ResetFaults ends all faults, and returns to Options.Latency.
 func (s *Server) ResetFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -52,10 +52,12 @@ type Options struct {
 	MaxMemory int64
 
 	// How many calls of an endpoint an app has in a day, and of StableToken in a
-	// minute. Default: WeChat's documented numbers; see DefaultDailyQuota and
-	// DefaultMinuteQuota.
+	// minute. Default: WeChat's documented numbers.
 	DailyQuota  map[Endpoint]int
 	MinuteQuota map[Endpoint]int
+
+	// How long to wait before each answer; ResetFaults returns to it. Default: 0.
+	Latency time.Duration
 
 	// Whether connections stay open after a download. WeChat's documented reply
 	// has Connection: close. Default: false.
@@ -70,13 +72,13 @@ type Options struct {
 	Now func() time.Time
 }
 
-// DefaultDailyQuota is what WeChat documents for official accounts.
+// wechatDailyQuota is what WeChat documents for official accounts.
 // https://developers.weixin.qq.com/doc/service/Message_Management/API_Call_Limits.html
-var DefaultDailyQuota = map[Endpoint]int{Token: 2000, StableToken: 500_000, MediaUpload: 100_000, MediaGet: 200_000, MediaJSSDK: 200_000}
+var wechatDailyQuota = map[Endpoint]int{Token: 2000, StableToken: 500_000, MediaUpload: 100_000, MediaGet: 200_000, MediaJSSDK: 200_000}
 
-// DefaultMinuteQuota is what WeChat documents for stable_token.
+// wechatMinuteQuota is what WeChat documents for stable_token.
 // https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken
-var DefaultMinuteQuota = map[Endpoint]int{StableToken: 10_000}
+var wechatMinuteQuota = map[Endpoint]int{StableToken: 10_000}
 
 const (
 	defaultTokenTTL  = 2 * time.Hour
@@ -106,10 +108,10 @@ func New(opts Options) *Server {
 		opts.MaxMemory = defaultMaxMemory
 	}
 	if opts.DailyQuota == nil {
-		opts.DailyQuota = DefaultDailyQuota
+		opts.DailyQuota = wechatDailyQuota
 	}
 	if opts.MinuteQuota == nil {
-		opts.MinuteQuota = DefaultMinuteQuota
+		opts.MinuteQuota = wechatMinuteQuota
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -286,3 +288,6 @@ func (s *Server) spend(a *account, endpoint Endpoint) *apiError {
 	}
 	return nil
 }
+
+// Interface guard
+var _ http.Handler = (*Server)(nil)
