@@ -5,36 +5,40 @@ package sandbox
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 )
 
+// maxLatency is the longest that a control makes calls wait.
+const maxLatency = time.Minute
+
 // serveOwn answers:
 //
 //	GET  /sandbox/status                                   counters, media, memory
 //	POST /sandbox/revoke?appid=…                           see RevokeTokens
 //	POST /sandbox/expire?appid=…                           see ExpireTokens
-//	POST /sandbox/latency?endpoint=…&duration=2s           see SetLatency
+//	POST /sandbox/latency?endpoint=…&duration=2s           see SetLatency; at most 1m
 //	POST /sandbox/rate?endpoint=…&bytes_per_second=…       see SetRate
 //	POST /sandbox/cut?endpoint=…&after=1000&times=1        see Cut
 //	POST /sandbox/busy?endpoint=…&times=1                  see Busy
+//	POST /sandbox/refuse?endpoint=…&errcode=60020&times=1  see Refuse
 //	POST /sandbox/reset                                    see ResetFaults
 //	GET  /sandbox/video/<media_id>
 //
-// All but the last are for callers on the same machine only.
+// All but the last are for callers on the same machine only, and not for web pages.
+// The appid can be a corp's, with its agent if it has one.
 func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/sandbox/video/") {
 		s.serveVideo(w, r)
 		return
 	}
-	if !fromLoopback(r) {
-		http.Error(w, "the sandbox is controlled from its own machine only", http.StatusForbidden)
+	if why := notAtHome(r); why != "" {
+		http.Error(w, "the sandbox is controlled from its own machine, and not by web pages: "+why, http.StatusForbidden)
 		return
 	}
 	if r.URL.Path == "/sandbox/status" {
@@ -57,15 +61,6 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func fromLoopback(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return false
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
-}
-
 // control does what a path asks for.
 func (s *Server) control(action string, q url.Values) (known bool, err error) {
 	switch action {
@@ -73,31 +68,34 @@ func (s *Server) control(action string, q url.Values) (known bool, err error) {
 		s.ResetFaults()
 		return true, nil
 	case "revoke", "expire":
-		appID := q.Get("appid")
-		if s.accounts[appID] == nil {
-			return true, fmt.Errorf("appid %q is not one of the sandbox's", appID)
+		id := q.Get("appid")
+		if s.account(id) == nil {
+			return true, fmt.Errorf("appid %q is not one of the sandbox's", id)
 		}
 		if action == "revoke" {
-			s.RevokeTokens(appID)
+			s.RevokeTokens(id)
 		} else {
-			s.ExpireTokens(appID)
+			s.ExpireTokens(id)
 		}
 		return true, nil
-	case "latency", "rate", "cut", "busy":
-	default:
-		return false, nil
+	case "latency", "rate", "cut", "busy", "refuse":
+		return true, s.disturb(action, q)
 	}
+	return false, nil
+}
 
+// disturb sets a fault of an endpoint.
+func (s *Server) disturb(fault string, q url.Values) (err error) {
 	endpoint := Endpoint(q.Get("endpoint"))
-	if _, ok := DefaultDailyQuota[endpoint]; !ok {
-		return true, fmt.Errorf("endpoint %q is none of token, stable_token, get, jssdk, upload", endpoint)
+	if !controlled(endpoint) {
+		return fmt.Errorf("endpoint %q is none of token, stable_token, gettoken, get, jssdk, upload", endpoint)
 	}
 	times := number(q, "times", 1, &err)
-	switch action {
+	switch fault {
 	case "latency":
 		var d time.Duration
-		if d, err = time.ParseDuration(q.Get("duration")); err != nil || d < 0 {
-			return true, fmt.Errorf("duration %q is not one; write for example 2s", q.Get("duration"))
+		if d, err = time.ParseDuration(q.Get("duration")); err != nil || d < 0 || d > maxLatency {
+			return fmt.Errorf("duration %q is not one of at most %s; write for example 2s", q.Get("duration"), maxLatency)
 		}
 		s.SetLatency(endpoint, d)
 	case "rate":
@@ -112,8 +110,25 @@ func (s *Server) control(action string, q url.Values) (known bool, err error) {
 		if err == nil {
 			s.Busy(endpoint, int(times))
 		}
+	case "refuse":
+		errcode := number(q, "errcode", 0, &err)
+		if err == nil && errcode == 0 {
+			return errors.New("errcode is missing; write for example errcode=45009")
+		}
+		if err == nil {
+			s.Refuse(endpoint, int(errcode), int(times))
+		}
 	}
-	return true, err
+	return err
+}
+
+func controlled(endpoint Endpoint) bool {
+	for _, known := range endpoints {
+		if known == endpoint {
+			return true
+		}
+	}
+	return false
 }
 
 func number(q url.Values, name string, standard int64, err *error) int64 {

@@ -3,6 +3,7 @@ package sandbox
 // What tests and people can make the sandbox do, and see of it.
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -11,13 +12,14 @@ import (
 
 // faults are those of one endpoint.
 type faults struct {
-	latency time.Duration
-	busy    int
-	cutAt   int64
-	cuts    int
-	rate    int64 // bytes a second; 0: as fast as it goes
-	handler func(http.ResponseWriter, *http.Request)
-	handled int
+	latency  time.Duration
+	refusal  *apiError
+	refusals int
+	cutAt    int64
+	cuts     int
+	rate     int64 // bytes a second; 0: as fast as it goes
+	handler  func(http.ResponseWriter, *http.Request)
+	handled  int
 }
 
 type hooks struct {
@@ -29,13 +31,13 @@ type hooks struct {
 func (s *Server) fault(endpoint Endpoint) *faults {
 	f := s.faults[endpoint]
 	if f == nil {
-		f = new(faults)
+		f = &faults{latency: s.opts.Latency}
 		s.faults[endpoint] = f
 	}
 	return f
 }
 
-// SetLatency makes an endpoint wait before it answers. 0 ends that.
+// SetLatency makes an endpoint wait before it answers, instead of Options.Latency.
 func (s *Server) SetLatency(endpoint Endpoint, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,10 +53,15 @@ func (s *Server) SetRate(endpoint Endpoint, bytesPerSecond int64) {
 }
 
 // Busy makes an endpoint answer its next calls with -1.
-func (s *Server) Busy(endpoint Endpoint, times int) {
+func (s *Server) Busy(endpoint Endpoint, times int) { s.Refuse(endpoint, errBusy.code, times) }
+
+// Refuse makes an endpoint answer its next calls with an errcode, such as 45009, 40164
+// or WeCom's 60020, in the words of the platform that the call is for.
+func (s *Server) Refuse(endpoint Endpoint, errcode, times int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault(endpoint).busy = times
+	f := s.fault(endpoint)
+	f.refusal, f.refusals = errorOf(errcode), times
 }
 
 // Cut makes an endpoint drop the connection of its next calls after so many bytes
@@ -74,7 +81,7 @@ func (s *Server) Respond(endpoint Endpoint, times int, h func(http.ResponseWrite
 	f.handler, f.handled = h, times
 }
 
-// ResetFaults ends all faults.
+// ResetFaults ends all faults, and returns to Options.Latency.
 func (s *Server) ResetFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,42 +110,47 @@ func (s *Server) OnStored(f func(mediaID string, content []byte)) {
 	s.hooks.stored = f
 }
 
-// RevokeTokens ends all tokens of an app at once: they get 40001 from now on, and
-// the next request for a token gets a new one.
-func (s *Server) RevokeTokens(appID string) {
+// RevokeTokens ends all tokens of an account at once: they get 40001, or WeCom's 40014,
+// from now on, and the next request for a token gets a new one. The account is named as
+// in Options, here and below.
+func (s *Server) RevokeTokens(id string) {
 	now := s.opts.Now()
-	s.endTokens(appID, func(t *issuedToken) { t.endBy(now) })
+	s.endTokens(id, func(t *issuedToken) { t.endBy(now) })
 }
 
-// ExpireTokens lets the time of all tokens of an app be over: they get 42001.
-func (s *Server) ExpireTokens(appID string) {
+// ExpireTokens lets the time of all tokens of an account be over: they get 42001.
+func (s *Server) ExpireTokens(id string) {
 	now := s.opts.Now()
-	s.endTokens(appID, func(t *issuedToken) { t.expires = now })
+	s.endTokens(id, func(t *issuedToken) { t.expires = now })
 }
 
-func (s *Server) endTokens(appID string, end func(*issuedToken)) {
+func (s *Server) endTokens(id string, end func(*issuedToken)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.tokens.byValue {
-		if t.app == appID {
+		if t.account.id == id {
 			end(t)
 		}
 	}
 }
 
-// AddToken makes a token of an app known that was issued elsewhere, as WeChat's
-// cloud hosting does.
-func (s *Server) AddToken(appID, value string, ttl time.Duration) {
+// AddToken makes a token of an account known that was issued elsewhere, as WeChat's
+// cloud hosting does. It panics for an account that there is not.
+func (s *Server) AddToken(id, value string, ttl time.Duration) {
+	a := s.account(id)
+	if a == nil {
+		panic(fmt.Sprintf("sandbox: there is no account %s", id))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.issue(appID, value, ttl)
+	s.issue(a, value, ttl)
 }
 
-// CurrentToken returns what stable_token has handed out last, or nothing.
-func (s *Server) CurrentToken(appID string) string {
+// CurrentToken returns what stable_token or gettoken has handed out last, or nothing.
+func (s *Server) CurrentToken(id string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a := s.accounts[appID]; a != nil && a.stable.current != nil {
+	if a := s.account(id); a != nil && a.stable.current != nil {
 		return a.stable.current.value
 	}
 	return ""
@@ -167,107 +179,31 @@ func (s *Server) Stored() (media int, memory int64) {
 
 // faulty does what the faults of an endpoint ask for, and reports whether that
 // was the answer.
-func (s *Server) faulty(endpoint Endpoint, w http.ResponseWriter, r *http.Request) bool {
+func (s *Server) faulty(c *call) bool {
 	s.mu.Lock()
-	f := *s.fault(endpoint)
+	f := s.fault(c.endpoint)
+	do := *f
 	switch {
 	case f.handled > 0:
-		s.faults[endpoint].handled--
-	case f.busy > 0:
-		s.faults[endpoint].busy--
+		f.handled--
+	case f.refusals > 0:
+		f.refusals--
 	}
 	s.mu.Unlock()
-	if f.latency > 0 {
+	if do.latency > 0 {
 		select {
-		case <-time.After(f.latency):
-		case <-r.Context().Done():
+		case <-time.After(do.latency):
+		case <-c.r.Context().Done():
 		}
 	}
 	switch {
-	case f.handled > 0:
-		f.handler(w, r)
-		return true
-	case f.busy > 0:
-		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxUpload))
-		refuse(w, r, errBusy)
-		return true
+	case do.handled > 0:
+		do.handler(c.w, c.r)
+	case do.refusals > 0:
+		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, c.platform.maxForm))
+		c.refuse(do.refusal)
+	default:
+		return false
 	}
-	return false
-}
-
-// transfer returns what the faults of an endpoint do to one body; cut is -1 for
-// one that is not cut.
-func (s *Server) transfer(endpoint Endpoint) (cut, rate int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.fault(endpoint)
-	cut = -1
-	if f.cuts > 0 {
-		f.cuts--
-		cut = f.cutAt
-	}
-	return cut, f.rate
-}
-
-// readBody reads an upload.
-func (s *Server) readBody(endpoint Endpoint, _ http.ResponseWriter, r *http.Request) ([]byte, error) {
-	cut, rate := s.transfer(endpoint)
-	s.mu.Lock()
-	progress := s.hooks.progress
-	s.mu.Unlock()
-	body := make([]byte, r.ContentLength)
-	for n := int64(0); n < r.ContentLength; {
-		if cut >= 0 && n >= cut {
-			panic(http.ErrAbortHandler)
-		}
-		end := min(n+pieceOf(rate), r.ContentLength)
-		m, err := r.Body.Read(body[n:end])
-		n += int64(m)
-		if progress != nil && m > 0 {
-			progress(n)
-		}
-		if err != nil && (err != io.EOF || n < r.ContentLength) {
-			return nil, err
-		}
-		pause(rate, m)
-	}
-	return body, nil
-}
-
-// sendBody sends a download.
-func (s *Server) sendBody(endpoint Endpoint, w http.ResponseWriter, content []byte) {
-	cut, rate := s.transfer(endpoint)
-	for n := int64(0); n < int64(len(content)); {
-		end := min(n+pieceOf(rate), int64(len(content)))
-		if cut >= 0 {
-			end = min(end, cut)
-		}
-		if n == end {
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		}
-		m, err := w.Write(content[n:end])
-		if err != nil {
-			return
-		}
-		n += int64(m)
-		if rate > 0 {
-			_ = http.NewResponseController(w).Flush()
-		}
-		pause(rate, m)
-	}
-}
-
-// pieceOf is how much goes at once: ten pieces a second at a rate.
-func pieceOf(rate int64) int64 {
-	if rate <= 0 {
-		return 256 << 10
-	}
-	return max(1, rate/10)
-}
-
-func pause(rate int64, n int) {
-	if rate > 0 {
-		time.Sleep(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
-	}
+	return true
 }

@@ -1,177 +1,179 @@
 package sandbox
 
-// Uploads: all that WeChat finds wrong with a multipart body.
+// Uploads.
 
 import (
-	"bytes"
-	"encoding/json"
-	"io"
-	"mime"
-	"mime/multipart"
+	"errors"
+	"fmt"
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// maxUpload is the largest body that is looked at, in bytes.
-const maxUpload = 12 << 20
-
-// mediaTypes are the types that can be uploaded, with the extensions and the
-// sizes, in bytes, that WeChat documents.
-// https://developers.weixin.qq.com/doc/service/api/material/temporary/api_uploadtempmedia
-var mediaTypes = map[string]struct {
-	extensions []string
-	limit      int
-	tooLarge   *apiError
-}{
-	"image": {[]string{"png", "jpeg", "jpg", "gif"}, 10 << 20, errImageSize},
-	"voice": {[]string{"amr", "mp3"}, 2 << 20, errVoiceSize},
-	"video": {[]string{"mp4"}, 10 << 20, errVideoSize},
-	"thumb": {[]string{"jpg"}, 64 << 10, errThumbSize},
-}
-
 // serveUpload answers POST /cgi-bin/media/upload.
-func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveUpload(c *call) {
 	switch {
-	case r.Method != http.MethodPost:
-		refuse(w, r, errRequirePost)
+	case c.r.Method != http.MethodPost:
+		c.refuse(errRequirePost)
 		return
-	case r.ContentLength < 0:
-		refuseUnknownLength(w, r)
+	case c.r.ContentLength < 0:
+		c.refuseUnknownLength()
 		return
 	}
 	if s.opts.CheckTokenFirst {
 		s.mu.Lock()
-		_, e := s.checkToken(r)
+		_, e := s.checkToken(c)
 		s.mu.Unlock()
 		if e != nil {
-			if r.ProtoMajor == 1 {
-				w.Header().Set("Connection", "close")
-			}
-			refuse(w, r, e)
+			c.refuseEarly(e)
 			return
 		}
 	}
-	if r.ContentLength > maxUpload {
-		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close")
-		}
-		refuse(w, r, errMediaTooLarge)
+	if c.r.ContentLength > c.platform.maxForm {
+		c.refuseEarly(errMediaTooLarge)
 		return
 	}
-
-	s.mu.Lock()
-	reserved := s.media.reserve(r.ContentLength)
-	s.mu.Unlock()
-	if !reserved {
-		refuse(w, r, errBusy)
-		return
-	}
-	body, err := s.readBody(MediaUpload, w, r)
-	s.mu.Lock()
-	s.media.release(r.ContentLength)
-	var m *storedMedia
-	var e *apiError
-	if err == nil {
-		m, e = s.store(r, body)
-	}
-	hook := s.hooks.stored
-	s.mu.Unlock()
+	m, e, err := s.receive(c)
 	switch {
 	case err != nil: // the caller left
-		return
 	case e != nil:
-		refuse(w, r, e)
-		return
+		c.refuse(e)
+	default:
+		c.replyUploaded(m)
 	}
-	if hook != nil {
-		hook(m.id, m.content)
-	}
-	writeUploaded(w, r, m)
 }
 
-func writeUploaded(w http.ResponseWriter, r *http.Request, m *storedMedia) {
+// receive reads an upload and keeps its media.
+func (s *Server) receive(c *call) (m *storedMedia, e *apiError, err error) {
+	size := c.r.ContentLength
+	s.mu.Lock()
+	reserved := s.media.reserve(size)
+	s.mu.Unlock()
+	if !reserved {
+		return nil, errBusy, nil
+	}
+	release := func() {
+		s.media.release(size)
+		size = 0
+	}
+	defer func() { // also when the connection is cut, by a panic
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		release()
+	}()
+	body, err := s.readBody(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	release()
+	m, e = s.store(c, body)
+	hook := s.hooks.stored
+	s.mu.Unlock()
+	if e == nil && hook != nil {
+		hook(m.id, m.content)
+	}
+	return m, e, nil
+}
+
+// store checks an upload and keeps its media. s.mu is held.
+func (s *Server) store(c *call, body []byte) (*storedMedia, *apiError) {
+	a, e := s.checkToken(c)
+	if e != nil {
+		return nil, e
+	}
+	if e := s.spend(a.owner, MediaUpload); e != nil {
+		return nil, e
+	}
+	types := c.r.URL.Query()["type"]
+	if len(types) != 1 {
+		return nil, errMediaType
+	}
+	kind, ok := a.platform.mediaTypes[types[0]]
+	if !ok {
+		return nil, errMediaType
+	}
+	filename, content, e := findMedia(c.r.Header.Get("Content-Type"), body)
+	if e != nil {
+		return nil, e
+	}
+	extension := extensionOf(filename)
+	switch {
+	case kind.extensions != nil && !slices.Contains(kind.extensions, extension):
+		return nil, errFileType
+	case len(content) == 0:
+		return nil, errEmptyMedia
+	case len(content) < a.platform.smallest:
+		return nil, errMediaSize
+	case len(content) > kind.limit:
+		return nil, kind.tooLarge
+	case kind.extensions != nil && !looksLike(extension, content):
+		// "suffix and type differ" is seen to get 40005; that it is told by the first
+		// bytes, and that it comes for each of the types, is a guess.
+		// https://developers.weixin.qq.com/community/develop/doc/0000ea2300cb2855d3fb32f815a400
+		return nil, errFileType
+	}
+	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: filename, extension: extension, content: content})
+}
+
+// keep takes media into the store. s.mu is held.
+func (s *Server) keep(m *storedMedia) (*storedMedia, *apiError) {
+	if !s.media.reserve(m.cost()) {
+		return nil, errBusy
+	}
+	m.created = s.opts.Now()
+	s.media.add(m)
+	return m, nil
+}
+
+func extensionOf(filename string) string {
+	return strings.ToLower(strings.TrimPrefix(path.Ext(filename), "."))
+}
+
+// AddMedia makes media known that were not uploaded, as those are that users send, and
+// returns their media_id. id is an account's as it is in Options, and mediaType one of
+// its platform's types. Neither the filename nor the content is checked, nor the size.
+func (s *Server) AddMedia(id, mediaType, filename string, content []byte) (mediaID string, err error) {
+	a := s.account(id)
+	if a == nil {
+		return "", fmt.Errorf("there is no account %s", id)
+	}
+	if _, ok := a.platform.mediaTypes[mediaType]; !ok {
+		return "", fmt.Errorf("there is no media type %s", mediaType)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, e := s.keep(&storedMedia{owner: a.owner, mediaType: mediaType, filename: filename,
+		extension: extensionOf(filename), content: slices.Clone(content)})
+	if e != nil {
+		return "", errors.New("there is not enough memory; see Options.MaxMemory")
+	}
+	return m.id, nil
+}
+
+// replyUploaded answers as documented: WeChat without an errcode, WeCom with one and
+// with the time as a string.
+func (c *call) replyUploaded(m *storedMedia) {
+	if c.platform == wecom {
+		c.reply(c.platform.uploadType, struct {
+			Errcode   int    `json:"errcode"`
+			Errmsg    string `json:"errmsg"`
+			Type      string `json:"type"`
+			MediaID   string `json:"media_id"`
+			CreatedAt string `json:"created_at"`
+		}{0, "ok", m.mediaType, m.id, strconv.FormatInt(m.created.Unix(), 10)})
+		return
+	}
 	reply := struct {
 		Type         string `json:"type"`
 		MediaID      string `json:"media_id,omitempty"`
-		ThumbMediaID string `json:"thumb_media_id,omitempty"`
+		ThumbMediaID string `json:"thumb_media_id,omitempty"` // an SDK reads it: silenceper/wechat
 		CreatedAt    int64  `json:"created_at"`
 	}{Type: m.mediaType, MediaID: m.id, CreatedAt: m.created.Unix()}
 	if m.mediaType == "thumb" {
 		reply.MediaID, reply.ThumbMediaID = "", m.id
 	}
-	body, _ := json.Marshal(reply)
-	writeJSON(w, r, body)
-}
-
-// store checks an upload and keeps its media. s.mu is held.
-func (s *Server) store(r *http.Request, body []byte) (*storedMedia, *apiError) {
-	a, e := s.checkToken(r)
-	if e != nil {
-		return nil, e
-	}
-	if e := s.spend(a, MediaUpload); e != nil {
-		return nil, e
-	}
-	types := r.URL.Query()["type"]
-	if len(types) != 1 {
-		return nil, errMediaType
-	}
-	kind, ok := mediaTypes[types[0]]
-	if !ok {
-		return nil, errMediaType
-	}
-	filename, content, e := findMedia(r.Header.Get("Content-Type"), body)
-	if e != nil {
-		return nil, e
-	}
-	extension := strings.ToLower(strings.TrimPrefix(path.Ext(filename), "."))
-	switch {
-	case !slices.Contains(kind.extensions, extension):
-		return nil, errFileType
-	case len(content) == 0:
-		return nil, errEmptyMedia
-	case len(content) > kind.limit:
-		return nil, kind.tooLarge
-	}
-	m := &storedMedia{app: a.id, mediaType: types[0], extension: extension, content: bytes.Clone(content), created: s.opts.Now()}
-	if !s.media.reserve(m.cost()) {
-		return nil, errBusy
-	}
-	s.media.add(m)
-	return m, nil
-}
-
-// findMedia looks for the part named media. WeChat does not find it when the
-// boundary is quoted, lines do not end in CRLF, or the part has no quoted
-// filename: https://github.com/daixinkai/feign.net/pull/13
-func findMedia(contentType string, body []byte) (filename string, content []byte, e *apiError) {
-	if len(body) == 0 {
-		return "", nil, errEmptyPost
-	}
-	mediaType, params, err := mime.ParseMediaType(contentType)
-	boundary := params["boundary"]
-	if err != nil || mediaType != "multipart/form-data" || boundary == "" || strings.Contains(contentType, `"`) {
-		return "", nil, errMediaMissing
-	}
-	if !bytes.HasPrefix(body, []byte("--"+boundary+"\r\n")) && !bytes.Contains(body, []byte("\r\n--"+boundary+"\r\n")) {
-		return "", nil, errMediaMissing
-	}
-	for reader := multipart.NewReader(bytes.NewReader(body), boundary); ; {
-		part, err := reader.NextRawPart()
-		if err != nil {
-			return "", nil, errMediaMissing // io.EOF, or not well-formed
-		}
-		if part.FormName() != "media" || !strings.Contains(part.Header.Get("Content-Disposition"), `filename="`) {
-			continue
-		}
-		if filename = part.FileName(); filename == "" {
-			continue
-		}
-		if content, err = io.ReadAll(part); err != nil {
-			return "", nil, errMediaMissing
-		}
-		return filename, content, nil
-	}
+	c.reply(c.platform.uploadType, reply)
 }

@@ -1,6 +1,8 @@
-package sandbox
+// Package caddysandbox is the Caddy directive wechat_sandbox: a thin layer on package
+// sandbox, which does the work and knows nothing of Caddy.
+package caddysandbox
 
-// The Caddy module and its directive.
+// The module and its directive.
 
 import (
 	"crypto/sha256"
@@ -17,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
 func init() {
@@ -55,7 +59,7 @@ type Handler struct {
 	// close them. Default: false.
 	KeepAlive bool `json:"keep_alive,omitempty"`
 
-	server *Server
+	server *sandbox.Server
 	key    string
 }
 
@@ -80,7 +84,10 @@ var servers = caddy.NewUsagePool()
 
 // Provision sets up h.
 func (h *Handler) Provision(caddy.Context) error {
-	opts := Options{Apps: make(map[string]string), MaxMemory: h.MaxMemory, TokenTTL: time.Duration(h.TokenTTL), KeepAlive: h.KeepAlive}
+	opts := sandbox.Options{
+		Apps: make(map[string]string), MaxMemory: h.MaxMemory, TokenTTL: time.Duration(h.TokenTTL),
+		Latency: time.Duration(h.Latency), KeepAlive: h.KeepAlive,
+	}
 	repl := caddy.NewReplacer()
 	for _, a := range h.Apps {
 		id, err := repl.ReplaceOrErr(a.AppID, true, true)
@@ -96,17 +103,13 @@ func (h *Handler) Provision(caddy.Context) error {
 		}
 		opts.Apps[id] = secret
 	}
-	settings, err := json.Marshal([]any{opts.Apps, opts.MaxMemory, opts.TokenTTL, h.Latency, opts.KeepAlive})
+	settings, err := json.Marshal([]any{opts.Apps, opts.MaxMemory, opts.TokenTTL, opts.Latency, opts.KeepAlive})
 	if err != nil {
 		return err
 	}
 	key := fmt.Sprintf("%x", sha256.Sum256(settings))
 	server, _, err := servers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		s := &pooledServer{New(opts)}
-		for _, endpoint := range endpoints {
-			s.SetLatency(endpoint, time.Duration(h.Latency))
-		}
-		return s, nil
+		return &pooledServer{sandbox.New(opts)}, nil
 	})
 	if err != nil {
 		return err
@@ -116,7 +119,7 @@ func (h *Handler) Provision(caddy.Context) error {
 }
 
 // pooledServer needs no end of its own: it is memory.
-type pooledServer struct{ *Server }
+type pooledServer struct{ *sandbox.Server }
 
 // Destruct implements caddy.Destructor.
 func (*pooledServer) Destruct() error { return nil }
@@ -254,5 +257,4 @@ var (
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 	_ caddyfile.Unmarshaler       = (*Handler)(nil)
-	_ http.Handler                = (*Server)(nil)
 )

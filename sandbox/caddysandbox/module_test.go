@@ -1,4 +1,4 @@
-package sandbox
+package caddysandbox
 
 import (
 	"encoding/json"
