@@ -210,7 +210,7 @@ func sandboxPlace(flags caddycmd.Flags) (*App, reverseproxy.UpstreamPool, *caddy
 	address := l.Addr().String()
 	_ = l.Close()
 	account := &App{AppID: "wxsandbox00000000", AppSecret: "sandbox-secret"}
-	place := &caddysandbox.Handler{Apps: []caddysandbox.App{{AppID: account.AppID, AppCorpSecret: account.AppSecret}}}
+	place := &caddysandbox.Handler{Apps: []caddysandbox.App{{AppID: account.AppID, AppSecret: account.AppSecret}}}
 	if flags.Bool("wecom") {
 		account = &App{AppID: "wwsandbox00000000", AppSecret: "sandbox-secret", TokenRaw: caddyconfig.JSON(map[string]string{"source": "wecom"}, nil)}
 		place = &caddysandbox.Handler{Corps: []caddysandbox.Corp{{CorpID: account.AppID, CorpSecret: account.AppSecret}}}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -21,24 +23,25 @@ import (
 
 // provisionWire has the transport make its connections through internal/wire. What is
 // not HTTP/1.1 multiplexes, and needs neither spares nor bulk reads.
-func (t *Transport) provisionWire() {
+func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 	rt := t.HTTPTransport.Transport
 	options := wire.Options{
 		Dial: rt.DialContext, TLS: rt.TLSClientConfig, HandshakeTimeout: rt.TLSHandshakeTimeout,
-		Stall: t.writeStall, IdleTimeout: time.Duration(t.KeepAlive.IdleConnTimeout), MaxSpares: max(0, t.SpareConnections),
+		Stall: writeStall, IdleTimeout: time.Duration(t.KeepAlive.IdleConnTimeout), MaxSpares: max(0, t.SpareConnections),
 		Key: t.destinationOf, Detach: detachDial, Observe: observeSpare,
 	}
-	if t.ownTLS() {
-		options.Proxy = egressProxy(rt.Proxy)
+	if egress && t.ownTLS() {
+		options.Proxy = egressOf(rt.Proxy)
 	}
 	if !slices.Equal(t.Versions, []string{"1.1"}) {
 		options.MaxSpares = 0
 	}
+	ownTLS := t.ownTLS()
 	t.dialer = wire.NewDialer(options)
 	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return t.dialer.DialContext(ownVars(ctx), network, addr)
 	}
-	if t.ownTLS() {
+	if ownTLS {
 		rt.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return t.dialer.DialTLSContext(ownVars(ctx), network, addr)
 		}
@@ -52,6 +55,12 @@ func (t *Transport) provisionWire() {
 	}
 }
 
+// hasEgressProxy reports whether requests may go through an egress proxy: one of the
+// transport's, or one that the environment names.
+func (t *Transport) hasEgressProxy() bool {
+	return t.NetworkProxyRaw != nil || t.ForwardProxyURL != "" || httpproxy.FromEnvironment().HTTPSProxy != ""
+}
+
 // ownTLS reports whether TLS is made by internal/wire: Caddy's own is needed where it
 // depends on the request, and for HTTP/2.
 func (t *Transport) ownTLS() bool {
@@ -59,9 +68,9 @@ func (t *Transport) ownTLS() bool {
 	return t.TLS != nil && rt.DialTLSContext == nil && slices.Equal(t.Versions, []string{"1.1"})
 }
 
-// egressProxy asks for the proxy of a connection as http.Transport does for a
+// egressOf asks for the proxy of a connection as http.Transport does for a
 // request's.
-func egressProxy(proxy func(*http.Request) (*url.URL, error)) func(context.Context, *url.URL) (*url.URL, error) {
+func egressOf(proxy func(*http.Request) (*url.URL, error)) func(context.Context, *url.URL) (*url.URL, error) {
 	return func(ctx context.Context, u *url.URL) (*url.URL, error) {
 		return proxy((&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: make(http.Header)}).WithContext(ctx))
 	}
@@ -97,9 +106,4 @@ func (t *Transport) destinationOf(ctx context.Context, network, addr string) str
 		network, addr = di.Network, di.Address
 	}
 	return network + " " + addr
-}
-
-// destination is destinationOf for a request.
-func (t *Transport) destination(ctx context.Context) string {
-	return t.destinationOf(ctx, "", "")
 }

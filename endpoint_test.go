@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 const testMediaID = "bUQq8F1Gq8vS0fXxYwN2nJ4r6p-Lk_tz0123456789abcdefghijklmnopqrstuv"
@@ -90,7 +92,7 @@ func TestParseCall(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", tc.target, err)
 		}
-		got, refused := parseCall(tc.method, u)
+		got, refused := parseCall(platform.WeChat, nil, tc.method, u)
 		switch {
 		case tc.status == 0 && refused != nil:
 			t.Errorf("%s %s: refused: %v", tc.method, tc.target, refused)
@@ -101,22 +103,6 @@ func TestParseCall(t *testing.T) {
 		case tc.status != 0 && (refused.status != tc.status || refused.errcode != tc.errcode || refused.allow != tc.allow):
 			t.Errorf("%s %s: refused with %d, errcode %d, allow %q; want %d, %d, %q", tc.method, tc.target,
 				refused.status, refused.errcode, refused.allow, tc.status, tc.errcode, tc.allow)
-		}
-	}
-}
-
-func TestUnquoteBoundary(t *testing.T) {
-	for in, want := range map[string]string{
-		`multipart/form-data; boundary=abc`:                   `multipart/form-data; boundary=abc`,
-		`multipart/form-data; boundary="abc"`:                 `multipart/form-data; boundary=abc`,
-		`multipart/form-data; charset=utf-8; boundary="a-b"`:  `multipart/form-data; boundary=a-b`,
-		`multipart/form-data; boundary="a b"`:                 `multipart/form-data; boundary="a b"`,
-		`multipart/form-data; boundary="a,b"`:                 `multipart/form-data; boundary="a,b"`,
-		`multipart/form-data; boundary="----=_Part_1(2)?x=y"`: `multipart/form-data; boundary=----=_Part_1(2)?x=y`,
-		`multipart/form-data; boundary="abc`:                  `multipart/form-data; boundary="abc`,
-	} {
-		if got := unquoteBoundary(in); got != want {
-			t.Errorf("%s: got %s, want %s", in, got, want)
 		}
 	}
 }
@@ -175,7 +161,7 @@ func FuzzParseCall(f *testing.F) {
 		if err != nil {
 			return // net/http refuses it
 		}
-		c, refused := parseCall(method, u)
+		c, refused := parseCall(platform.WeChat, nil, method, u)
 		if refused != nil {
 			if refused.status < 400 || refused.status > 499 {
 				t.Fatalf("refused with status %d", refused.status)

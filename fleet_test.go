@@ -74,6 +74,21 @@ func (s *skewedStorage) Store(ctx context.Context, key string, value []byte) err
 	return s.Storage.Store(ctx, key, shift(value, time.Duration(s.Skew)))
 }
 
+// shift moves every moment in a record.
+func shift(raw []byte, by time.Duration) []byte {
+	var record map[string]any
+	if by == 0 || json.Unmarshal(raw, &record) != nil {
+		return raw
+	}
+	for name, value := range record {
+		if at, ok := value.(float64); ok && strings.HasSuffix(name, "_at") {
+			record[name] = int64(at) + by.Milliseconds()
+		}
+	}
+	raw, _ = json.Marshal(record)
+	return raw
+}
+
 // gatewayProcess is a Caddy in a process of its own.
 type gatewayProcess struct {
 	cmd *exec.Cmd

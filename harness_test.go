@@ -30,6 +30,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -282,6 +283,15 @@ func picture(t testing.TB, size int) []byte {
 	return b
 }
 
+func randomBytes(t testing.TB, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // upstream runs a handler in WeChat's place.
 func upstream(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
@@ -406,8 +416,8 @@ func (w *wechat) reset() {
 // it may do after the answer.
 func waitUntilNothingIsKept(t testing.TB) {
 	t.Helper()
-	if !eventually(func() bool { return keptBytes.Load() == 0 }) {
-		t.Fatalf("%d bytes are kept", keptBytes.Load())
+	if !eventually(func() bool { return replay.InUse() == 0 }) {
+		t.Fatalf("%d bytes are kept", replay.InUse())
 	}
 }
 

@@ -6,7 +6,6 @@ package wechatmedia
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,8 +15,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -153,21 +152,6 @@ func benchmarkServe(b *testing.B, h caddyhttp.MiddlewareHandler, target string) 
 	}
 }
 
-func BenchmarkToken(b *testing.B) {
-	m := newTokenManager(tokenOptions{})
-	defer m.Destruct()
-	now := time.Now()
-	m.current.Store(&token{secret: "t", expires: now.Add(time.Hour)})
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := m.token(context.Background()); err != nil {
-				b.Error(err)
-			}
-		}
-	})
-}
-
 func BenchmarkParseCall(b *testing.B) {
 	for name, target := range map[string]string{
 		"rest":   "/media/" + strings.Repeat("m", 64),
@@ -180,7 +164,7 @@ func BenchmarkParseCall(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, refused := parseCall("GET", u); refused != nil {
+				if _, refused := parseCall(platform.WeChat, nil, "GET", u); refused != nil {
 					b.Fatal(refused)
 				}
 			}
@@ -197,7 +181,7 @@ func BenchmarkExamine(b *testing.B) {
 			body := []byte(`{"errcode":40007,"errmsg":"invalid media_id rid: 12345678-12345678-12345678"}`)
 			b.ReportAllocs()
 			for b.Loop() {
-				examine(&http.Response{StatusCode: 200, Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))})
+				examine(&http.Response{StatusCode: 200, Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}, nil)
 			}
 		})
 	}

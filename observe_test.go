@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -129,14 +130,15 @@ func TestErrcodeClass(t *testing.T) {
 		"refused":     {{refusal: refuseMediaID()}, {refusal: refuseTooLarge(1)}},
 		"unavailable": {{refusal: refuseNoToken(0, nil)}},
 		"unreachable": {{refusal: refuseUpstream(false, nil)}, {refusal: refuseUpstream(true, nil)}, {status: 502}},
-		"truncated":   {{Context: t.Context(), status: 200, last: &attempt{broken: true}}},
-		"left":        {{}, {Context: left, status: 200, last: &attempt{broken: true}}, {refusal: &refusal{status: statusClientGone}}},
+		"truncated":   {{ctx: t.Context(), status: 200, last: &attempt{broken: true}}},
+		"left":        {{}, {ctx: left, status: 200, last: &attempt{broken: true}}, {refusal: &refusal{status: statusClientGone}}},
 	}
 	if got := slices.Sorted(maps.Keys(classes)); !slices.Equal(got, slices.Sorted(slices.Values(requestClasses))) {
 		t.Errorf("requestClasses are not %q", got)
 	}
 	for want, exchanges := range classes {
 		for _, ex := range exchanges {
+			ex.transport = &Transport{platform: platform.WeChat}
 			if got := errcodeClass(ex); got != want {
 				t.Errorf("%+v %+v: %s, want %s", ex.verdict, ex.refusal, got, want)
 			}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 func testReply(status int, header map[string]string, body io.Reader, length int64) *http.Response {
@@ -52,7 +54,7 @@ func TestExamine(t *testing.T) {
 	} {
 		for _, length := range []int64{-1, int64(len(tc.body))} {
 			res := testReply(tc.status, tc.header, iotest.OneByteReader(strings.NewReader(tc.body)), length)
-			if got := examine(res); got != tc.want {
+			if got := examine(res, nil); got != tc.want {
 				t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 			}
 			if got, err := io.ReadAll(res.Body); err != nil || string(got) != tc.body {
@@ -69,7 +71,7 @@ func TestExamineKeepsErrors(t *testing.T) {
 		broken := errors.New("connection reset")
 		for _, want := range []error{broken, io.ErrUnexpectedEOF} {
 			res := testReply(200, nil, io.MultiReader(bytes.NewReader(body), iotest.ErrReader(want)), -1)
-			if v := examine(res); v != (verdict{}) {
+			if v := examine(res, nil); v != (verdict{}) {
 				t.Errorf("a verdict of %+v from a reply that was cut after %d bytes", v, cut)
 			}
 			if got, err := io.ReadAll(res.Body); !errors.Is(err, want) || !bytes.Equal(got, body) {
@@ -93,7 +95,7 @@ func FuzzExamine(f *testing.F) {
 		}
 		src := io.MultiReader(bytes.NewReader(body), iotest.ErrReader(want))
 		res := testReply(200, map[string]string{"Content-Type": contentType}, src, length)
-		examine(res)
+		examine(res, nil)
 		var got bytes.Buffer
 		_, err := got.ReadFrom(res.Body)
 		if want == io.EOF && err != nil || want != io.EOF && !errors.Is(err, want) || !bytes.Equal(got.Bytes(), body) {
@@ -107,7 +109,7 @@ func TestTranslatedStatus(t *testing.T) {
 		40007: 404, 40004: 400, 40005: 400, 41005: 400, 40006: 413, 40009: 413, 45001: 413,
 		45009: 429, 45011: 429, 48001: 403, -1: 503, 40001: 502, 99999: 502,
 	} {
-		if got := translatedStatus(errcode); got != want {
+		if got := platform.WeChat.Meaning(errcode).Status; got != want {
 			t.Errorf("%d: got %d, want %d", errcode, got, want)
 		}
 	}

@@ -182,9 +182,9 @@ func (t *Transport) attemptTwice(ex *exchange, req *http.Request, tok *token.Tok
 // the replacer, which all end up in logs, never see it.
 func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request, tok *token.Token) (*http.Response, error) {
 	a := ex.newAttempt()
-	a.end = t.dialer.Begin(t.destination(ctx))
 	ctx = a.begin(ctx)
 	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
+	a.end = t.dialer.Begin(ctx, &a.url)
 	if ex.upload != nil {
 		t.setBody(out, ex.upload, a)
 	} else {

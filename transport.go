@@ -138,7 +138,8 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.setDefaults()
-	elsewhere := t.withoutUpstream()
+	elsewhere, egress := t.withoutUpstream(), t.hasEgressProxy()
+	writeStall := t.takeTimeouts()
 	if err := t.HTTPTransport.Provision(ctx); err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.elsewhere = elsewhere
-	t.provisionWire()
+	t.provisionWire(writeStall, egress)
 	t.budget = replay.NewBudget(t.ReplayBuffer)
 	if err := t.provisionApps(ctx); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -86,9 +87,9 @@ func TestAllWeathers(t *testing.T) {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		stacks := make([]byte, 4<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
-		ours := strings.Count(string(stacks), "caddy-wechat-media.(*Transport)") + strings.Count(string(stacks), "caddy-wechat-media.(*upload") +
-			strings.Count(string(stacks), "caddy-wechat-media.(*tokenManager)")
-		if kept := keptBytes.Load(); ours == 0 && kept == 0 {
+		ours := strings.Count(string(stacks), "caddy-wechat-media.(*Transport)") + strings.Count(string(stacks), "caddy-wechat-media/internal/replay.(*Upload") +
+			strings.Count(string(stacks), "caddy-wechat-media/token.(*Manager)")
+		if kept := replay.InUse(); ours == 0 && kept == 0 {
 			break
 		} else if time.Now().After(deadline) {
 			t.Fatalf("%d goroutines and %d bytes are left\n%s", ours, kept, stacks)

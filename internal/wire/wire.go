@@ -130,8 +130,10 @@ func (d *Dialer) dial(ctx context.Context, network, addr string, secure bool) (n
 	if err != nil {
 		return nil, err
 	}
-	if c, err := d.take(ctx, r); c != nil || err != nil {
-		return c, err
+	if !isFresh(ctx) {
+		if c, err := d.take(ctx, r); c != nil || err != nil {
+			return c, err
+		}
 	}
 	s, err := d.connect(ctx, r)
 	if err != nil {
