@@ -73,7 +73,9 @@ func (m *Manager) wake(a *Attachment) {
 	case m.failed != nil:
 		at := m.lastTry.Add(startGap)
 		switch {
-		case m.flight == nil && !at.After(now):
+		case m.flight != nil:
+			m.flight.fresh = true
+		case !at.After(now) || m.starts.take(now):
 			_, _ = m.launch(&flight{rejected: m.asideSecret(), fresh: true})
 		case m.nextTry.IsZero() || at.Before(m.nextTry):
 			m.nextTry = at

@@ -130,7 +130,7 @@ func TestStartsAreBounded(t *testing.T) {
 			m.Attach(Binding{Source: src}).Start()
 			time.Sleep(100 * time.Millisecond)
 		}
-		if n := src.count(); n > 1+20*mostTries {
+		if n := src.count(); n > (startBurst+22)*mostTries {
 			t.Errorf("%d calls in a minute of reloads", n)
 		}
 	})

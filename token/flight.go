@@ -20,12 +20,12 @@ type flight struct {
 	rejected string      // the token that must not come back unasked
 	refused  bool        // it is because of a rejection
 	force    bool        // the issuer is to be made to issue another one
-	fresh    bool        // a config has started that may mend the failure remembered
 	through  *Attachment // the binding to go through first; nil: as they come
 
 	// with the manager's lock
 	lookOnly bool // the issuer is not called
 	own      bool // it is called, whatever is in the store
+	fresh    bool // a config has started that may mend the failure remembered
 }
 
 // outcome is what a flight has brought. Its zero value is nothing: the current

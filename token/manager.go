@@ -25,8 +25,10 @@ const (
 	wakeGap = 10 * time.Second
 
 	// startGap is the least time between a failed call and the next because a
-	// config has started, which may mend what was wrong.
-	startGap = 3 * time.Second
+	// config has started, which may mend what was wrong; but startBurst configs
+	// that start at once are each tried at once.
+	startGap   = 3 * time.Second
+	startBurst = 5
 
 	// proveDelay is how long after a start another secret is tried. By then the
 	// config before is gone.
@@ -99,6 +101,7 @@ type Manager struct {
 
 	flight  *flight // the fetch or look going on, or nil
 	timer   *time.Timer
+	starts  allowance // calls that starts of configs cause
 	nextTry time.Time // when the issuer is called again; zero: not by itself
 	lastTry time.Time
 
@@ -131,6 +134,7 @@ func NewManager(id Identity, traits Traits) *Manager {
 
 func newManager(id Identity, opts options) *Manager {
 	m := &Manager{opts: opts, key: id.Key(), ready: make(chan struct{}), fleet: newFleet()}
+	m.starts = allowance{burst: startBurst, every: startGap}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	return m
 }
