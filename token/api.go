@@ -177,6 +177,10 @@ type Event struct {
 	Forced  bool
 	NextTry time.Time
 
+	// Missed is how many events before this one were forgotten, because the observer
+	// was too slow.
+	Missed int
+
 	// ExpiresAt is when the token at hand expires; zero: there is none.
 	ExpiresAt time.Time
 

@@ -1,0 +1,176 @@
+package token
+
+// One call to the issuer: through which binding, within which limits, and what is
+// done about a source that hangs or panics.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	// mostTries is through how many bindings one fetch goes. The others have their
+	// turn at the next: what failed goes last.
+	mostTries = 3
+
+	// mostHanging is how many calls through one binding may hang at once that
+	// ignore their deadline.
+	mostHanging = 4
+
+	// detachedGrace is how long a call goes on through a binding that has been
+	// detached, while another binding is there.
+	detachedGrace = 3 * time.Second
+
+	// lateAnswer is how long a source that was told to stop is listened to: it says
+	// more about what happened than its deadline does.
+	lateAnswer = 100 * time.Millisecond
+)
+
+var (
+	errBudget = errors.New("the gateway's own limit on token calls is reached")
+	errHangs  = errors.New("earlier calls of the token source still hang")
+)
+
+// call asks the issuer, through one binding after another until one works or the
+// failure is not a binding's own.
+func (m *Manager) call(ctx context.Context, f *flight, force bool) outcome {
+	var tried []*Attachment
+	var worst outcome
+	for {
+		a, start, failure := m.next(f, tried, force)
+		if a == nil {
+			switch {
+			case worst.failure != nil:
+			case failure != nil:
+				worst.failure = failure
+			default:
+				worst.orphan = true
+			}
+			return worst
+		}
+		tried = append(tried, a)
+		req := a.b.Request
+		req.Rejected, req.Force = f.rejected, force
+		reply, err := a.ask(ctx, req, m.opts.timeout)
+		if err == nil {
+			m.another(worst, nil)
+			return outcome{asked: true, reply: reply, start: start, by: a, forced: force}
+		}
+		out := outcome{failure: classify(err, a.traits.Hints), start: start, by: a, forced: force}
+		if worst = m.another(worst, &out); worst.failure != nil && !traitsOf[out.failure.Kind].own {
+			return worst
+		}
+		force = false
+	}
+}
+
+// next returns the binding to go through, or nil: then there is none left, or a
+// limit is reached, which is returned.
+func (m *Manager) next(f *flight, tried []*Attachment, force bool) (*Attachment, time.Time, *Failure) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := slices.DeleteFunc(m.started(), func(a *Attachment) bool { return slices.Contains(tried, a) })
+	if len(left) == 0 || len(tried) >= mostTries || m.closed {
+		return nil, time.Time{}, nil
+	}
+	a, now := left[0], time.Now()
+	if slices.Contains(left, f.through) {
+		a = f.through
+	}
+	if !m.opts.calls.take(now) || f.refused && len(tried) == 0 && !m.opts.rejections.take(now) {
+		return nil, time.Time{}, budgetFailure(errBudget, a.traits.Hints)
+	}
+	m.lastTry = now
+	m.stats.Fetches++
+	if force {
+		m.forced = append(m.forced, now)
+		m.stats.Forced++
+	}
+	return a, now, nil
+}
+
+func budgetFailure(err error, hints map[Kind]string) *Failure {
+	return classify(&Failure{Kind: KindBudget, Err: err}, hints)
+}
+
+// another takes note of a call that failed, if last is not nil, and returns the
+// failure that the flight ends with if no binding works: the one that is waited for
+// the longest. The other one is told at once. That of a config that has gone counts
+// for nothing.
+func (m *Manager) another(worst outcome, last *outcome) outcome {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	tell := worst
+	if last != nil {
+		if last.by.detached || m.closed {
+			return worst
+		}
+		m.stats.Failures++
+		last.by.failures++
+		if traitsOf[last.failure.Kind].own {
+			m.lower(last.by)
+		}
+		if tell = *last; worst.failure == nil || backOffOf(worst) < backOffOf(*last) {
+			tell, worst = worst, *last
+		}
+	}
+	if tell.failure != nil {
+		ev := failedEvent(tell.failure, tell.by.failures)
+		ev.Forced = tell.forced
+		m.emit(ev, tell.by)
+	}
+	return worst
+}
+
+func backOffOf(out outcome) time.Duration { return traitsOf[out.failure.Kind].backOff.first }
+
+// ask calls the source, and stops waiting for it at the deadline whatever it does.
+func (a *Attachment) ask(ctx context.Context, req Request, timeout time.Duration) (Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	type answer struct {
+		reply Reply
+		err   error
+	}
+	if a.hangs.Add(1) > mostHanging {
+		a.hangs.Add(-1)
+		return Reply{}, errHangs
+	}
+	ch := make(chan answer, 1)
+	go func() {
+		defer a.hangs.Add(-1)
+		defer func() { // outside of any request, a panic would end the process
+			if r := recover(); r != nil {
+				ch <- answer{err: fmt.Errorf("the token source panicked: %s", Redact(fmt.Sprint(r)))}
+			}
+		}()
+		reply, err := a.b.Source.Fetch(ctx, req)
+		ch <- answer{reply, err}
+	}()
+	var got answer
+	gone := a.gone
+	for waiting := true; waiting; {
+		select {
+		case got = <-ch:
+			waiting = false
+		case <-gone:
+			gone = nil
+			stop := time.AfterFunc(detachedGrace, cancel)
+			defer stop.Stop()
+		case <-ctx.Done():
+			select {
+			case got = <-ch:
+			case <-time.After(lateAnswer):
+				got.err = ctx.Err()
+			}
+			waiting = false
+		}
+	}
+	if got.err == nil {
+		got.err = checkReply(&got.reply)
+	}
+	return got.reply, WithoutSecrets(got.err, req.AppSecret, req.Rejected)
+}
