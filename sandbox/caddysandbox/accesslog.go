@@ -121,8 +121,9 @@ var (
 	plainPath  = regexp.MustCompile(`^[0-9A-Za-z_./-]*`)
 	plainValue = regexp.MustCompile(`^[0-9A-Za-z_./-]*$`)
 
-	// logged are the parameters that are no secrets.
-	logged = []string{"type", "media_id", "grant_type", "appid", "corpid", "endpoint", "duration", "bytes_per_second", "after", "times", "errcode"}
+	// Parameters that are no secrets, and those that are and may be named.
+	logged  = []string{"type", "media_id", "grant_type", "appid", "corpid", "endpoint", "duration", "bytes_per_second", "after", "times", "errcode"}
+	secrets = []string{"access_token", "cloudbase_access_token", "secret", "corpsecret"}
 )
 
 // redact leaves of a URL what is known to be no secret. Parameters stand in odd places:
@@ -140,7 +141,7 @@ func redact(uri string) string {
 		name, value, _ := strings.Cut(pair, "=")
 		switch {
 		case slices.Contains(logged, name) && plainValue.MatchString(value):
-		case slices.Contains(secrets, name) || slices.Contains(logged, name):
+		case slices.Contains(logged, name), slices.Contains(secrets, name):
 			pairs[i] = name + "=" + redacted
 		default:
 			pairs[i] = redacted
@@ -148,6 +149,3 @@ func redact(uri string) string {
 	}
 	return path + "?" + strings.Join(pairs, "&")
 }
-
-// secrets are the parameters whose names are logged, and their values are not.
-var secrets = []string{"access_token", "cloudbase_access_token", "secret", "corpsecret"}

@@ -9,16 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
+	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
@@ -29,21 +28,28 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("wechat_sandbox", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// Handler answers as WeChat's token and temporary-media endpoints do, for trying
-// out and testing a gateway without a network and without an account. Media live
+// Handler answers as WeChat's token and temporary-media endpoints do, and WeCom's, for
+// trying out and testing a gateway without a network and without an account. Media live
 // in memory, within bounds, for three days, and across config reloads that leave
 // the sandbox's own settings alone.
 //
 // Under `/sandbox/`, callers on the same machine can ask for faults: `POST`
-// `/sandbox/revoke?appid=…`, `/sandbox/latency?endpoint=…&duration=…`,
+// `/sandbox/revoke?appid=…`, `/sandbox/latency?endpoint=…&duration=…` (at most `1m`),
 // `/sandbox/rate?endpoint=…&bytes_per_second=…`,
 // `/sandbox/cut?endpoint=…&after=…&times=…`, `/sandbox/busy?endpoint=…&times=…`,
-// `/sandbox/expire?appid=…`, `/sandbox/reset`; `GET /sandbox/status` counts.
+// `/sandbox/refuse?endpoint=…&errcode=…&times=…`, `/sandbox/expire?appid=…`,
+// `/sandbox/reset`; `GET /sandbox/status` counts. Web pages can not, nor can callers who
+// use another host than `localhost` or a loopback address.
+//
+// In the site's access log, tokens and secrets are left out of the URLs.
 //
 // It is not for the internet: whoever reaches it can fill its memory.
 type Handler struct {
-	// The accounts. At least one is required.
+	// WeChat's accounts. At least one of these or of WeCom's is required.
 	Apps []App `json:"apps,omitempty"`
+
+	// WeCom's accounts.
+	Corps []Corp `json:"corps,omitempty"`
 
 	// Memory, in bytes, for media and for uploads under way; the oldest media go
 	// when it is used up. Default: 268435456 (256 MiB).
@@ -59,8 +65,14 @@ type Handler struct {
 	// close them. Default: false.
 	KeepAlive bool `json:"keep_alive,omitempty"`
 
-	server *sandbox.Server
-	key    string
+	// How long a connection stays open that nothing happens on. Over HTTP/3 it is the
+	// server's `idle_timeout`. Default: `20s`, as WeChat's.
+	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	server    *sandbox.Server
+	key       string
+	idle      *idleCloser
+	accessLog *zap.Logger
 }
 
 // App is an account of the sandbox. Placeholders such as `{env.*}` are replaced
@@ -68,6 +80,17 @@ type Handler struct {
 type App struct {
 	AppID     string `json:"app_id"`
 	AppSecret string `json:"app_secret"`
+}
+
+// Corp is an account of the sandbox as WeCom has them. Placeholders such as `{env.*}`
+// are replaced when the config is loaded.
+type Corp struct {
+	// The corp's id, and behind a slash the agent's, if several secrets of one corp are
+	// to be told apart: `ww0123456789abcdef/1000002`.
+	CorpID string `json:"corp_id"`
+
+	// The agent's secret; no two of a corp are the same.
+	CorpSecret string `json:"corp_secret"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -78,32 +101,16 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// servers outlive configs, so that a reload does not lose uploaded media. The
-// keys are digests of settings, secrets included.
-var servers = caddy.NewUsagePool()
-
 // Provision sets up h.
-func (h *Handler) Provision(caddy.Context) error {
+func (h *Handler) Provision(ctx caddy.Context) error {
 	opts := sandbox.Options{
-		Apps: make(map[string]string), MaxMemory: h.MaxMemory, TokenTTL: time.Duration(h.TokenTTL),
-		Latency: time.Duration(h.Latency), KeepAlive: h.KeepAlive,
+		MaxMemory: h.MaxMemory, TokenTTL: time.Duration(h.TokenTTL), Latency: time.Duration(h.Latency), KeepAlive: h.KeepAlive,
 	}
-	repl := caddy.NewReplacer()
-	for _, a := range h.Apps {
-		id, err := repl.ReplaceOrErr(a.AppID, true, true)
-		if err != nil || id == "" {
-			return fmt.Errorf("app_id: %s is not set or empty", a.AppID)
-		}
-		secret, err := repl.ReplaceOrErr(a.AppSecret, true, true)
-		if err != nil || secret == "" {
-			return fmt.Errorf("app %s: app_secret is not set or empty", id)
-		}
-		if _, ok := opts.Apps[id]; ok {
-			return fmt.Errorf("app %s is configured twice", id)
-		}
-		opts.Apps[id] = secret
+	var err error
+	if opts.Apps, opts.Corps, err = h.accounts(); err != nil {
+		return err
 	}
-	settings, err := json.Marshal([]any{opts.Apps, opts.MaxMemory, opts.TokenTTL, opts.Latency, opts.KeepAlive})
+	settings, err := json.Marshal([]any{opts.Apps, opts.Corps, opts.MaxMemory, opts.TokenTTL, opts.Latency, opts.KeepAlive})
 	if err != nil {
 		return err
 	}
@@ -115,8 +122,62 @@ func (h *Handler) Provision(caddy.Context) error {
 		return err
 	}
 	h.server, h.key = server.(*pooledServer).Server, key
+
+	h.accessLog = ctx.Logger(new(caddyhttp.App)).Named("log.access")
+	if h.IdleTimeout == 0 {
+		h.IdleTimeout = caddy.Duration(sandbox.IdleTimeout)
+	}
+	h.idle = &idleCloser{limit: time.Duration(h.IdleTimeout)}
+	if ctx.Context != nil {
+		if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+			h.idle.attach(server)
+		}
+	}
 	return nil
 }
+
+// accounts returns the secrets by id.
+func (h *Handler) accounts() (apps, corps map[string]string, err error) {
+	repl := caddy.NewReplacer()
+	apps, corps = make(map[string]string), make(map[string]string)
+	ofCorp := make(map[string]string)
+	add := func(to map[string]string, kind, id, secret string) error {
+		name, err := repl.ReplaceOrErr(id, true, true)
+		if err != nil || name == "" {
+			return fmt.Errorf("%s_id: %s is not set or empty", kind, id)
+		}
+		if secret, err = repl.ReplaceOrErr(secret, true, true); err != nil || secret == "" {
+			return fmt.Errorf("%s %s: %s_secret is not set or empty", kind, name, kind)
+		}
+		if apps[name] != "" || corps[name] != "" {
+			return fmt.Errorf("%s %s is configured twice", kind, name)
+		}
+		to[name] = secret
+		return nil
+	}
+	for _, a := range h.Apps {
+		if err := add(apps, "app", a.AppID, a.AppSecret); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, c := range h.Corps {
+		if err := add(corps, "corp", c.CorpID, c.CorpSecret); err != nil {
+			return nil, nil, err
+		}
+	}
+	for id, secret := range corps {
+		corpID, _, _ := strings.Cut(id, "/")
+		if other, ok := ofCorp[corpID+" "+secret]; ok {
+			return nil, nil, fmt.Errorf("corp %s has the secret of %s", max(id, other), min(id, other))
+		}
+		ofCorp[corpID+" "+secret] = id
+	}
+	return apps, corps, nil
+}
+
+// servers outlive configs, so that a reload does not lose uploaded media. The
+// keys are digests of settings, secrets included.
+var servers = caddy.NewUsagePool()
 
 // pooledServer needs no end of its own: it is memory.
 type pooledServer struct{ *sandbox.Server }
@@ -127,14 +188,16 @@ func (*pooledServer) Destruct() error { return nil }
 // Validate ensures that h can work.
 func (h *Handler) Validate() error {
 	switch {
-	case len(h.Apps) == 0:
-		return errors.New("no app is configured; write: app <app_id> <app_secret>")
+	case len(h.Apps)+len(h.Corps) == 0:
+		return errors.New(noAccount)
 	case h.MaxMemory < 0:
 		return fmt.Errorf("max_memory is %d bytes; it cannot be negative", h.MaxMemory)
 	case h.TokenTTL < 0 || h.TokenTTL > 0 && time.Duration(h.TokenTTL) < time.Second:
 		return fmt.Errorf("token_ttl is %s; it cannot be less than 1s", time.Duration(h.TokenTTL))
 	case h.Latency < 0:
 		return fmt.Errorf("latency is %s; it cannot be negative", time.Duration(h.Latency))
+	case h.IdleTimeout < 0:
+		return fmt.Errorf("idle_timeout is %s; it cannot be negative", time.Duration(h.IdleTimeout))
 	}
 	return nil
 }
@@ -148,105 +211,12 @@ func (h *Handler) Cleanup() error {
 	return err
 }
 
+const noAccount = "no account is configured; write: app <app_id> <app_secret>, or for WeCom: corp <corp_id>[/<agent_id>] <secret>"
+
 // ServeHTTP answers every request; next is never called.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	// what comes in has a token in its query, as requests to WeChat do
-	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	h.server.ServeHTTP(w, r)
-	return nil
-}
-
-// parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
-//
-//	wechat_sandbox [<matcher>] {
-//	    app        <app_id> <app_secret>
-//	    max_memory <size>
-//	    token_ttl  <duration>
-//	    latency    <duration>
-//	    keep_alive
-//	}
-//
-// app can be repeated.
-func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	h := new(Handler)
-	return h, h.UnmarshalCaddyfile(helper.Dispenser)
-}
-
-// UnmarshalCaddyfile sets up h from Caddyfile tokens; see parseCaddyfile.
-func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume directive name
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	for d.NextBlock(0) {
-		option := d.Val()
-		args := d.RemainingArgs()
-		want := map[string]int{"app": 2, "max_memory": 1, "token_ttl": 1, "latency": 1}
-		n, known := want[option]
-		switch {
-		case !known && option != "keep_alive":
-			return d.Errf("unrecognized subdirective %s; use app, max_memory, token_ttl, latency or keep_alive", option)
-		case len(args) != n && option == "app":
-			return d.Err("wrong arguments; write: app <app_id> <app_secret>")
-		case len(args) != n:
-			return d.ArgErr()
-		}
-		if err := h.unmarshalOption(d, option, args); err != nil {
-			return err
-		}
-		if d.NextBlock(d.Nesting()) {
-			return d.Errf("%s takes no block", option)
-		}
-	}
-	if len(h.Apps) == 0 {
-		return d.Err("no app is configured; write: app <app_id> <app_secret>")
-	}
-	return nil
-}
-
-func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []string) error {
-	twice := func(already bool) error {
-		if already {
-			return d.Errf("%s is already specified", option)
-		}
-		return nil
-	}
-	duration := func(into *caddy.Duration) error {
-		if err := twice(*into != 0); err != nil {
-			return err
-		}
-		v, err := caddy.ParseDuration(args[0])
-		if err != nil || v <= 0 {
-			return d.Errf("%s %s is not a duration; write for example 30s", option, args[0])
-		}
-		*into = caddy.Duration(v)
-		return nil
-	}
-	switch option {
-	case "app":
-		for _, a := range h.Apps {
-			if a.AppID == args[0] {
-				return d.Errf("app %s is configured twice", args[0])
-			}
-		}
-		h.Apps = append(h.Apps, App{AppID: args[0], AppSecret: args[1]})
-	case "max_memory":
-		size, err := humanize.ParseBytes(args[0])
-		if err != nil || size == 0 || size > math.MaxInt64 {
-			return d.Errf("max_memory %s is not a size; write for example 256MiB", args[0])
-		}
-		already := h.MaxMemory != 0
-		h.MaxMemory = int64(size)
-		return twice(already)
-	case "token_ttl":
-		return duration(&h.TokenTTL)
-	case "latency":
-		return duration(&h.Latency)
-	case "keep_alive":
-		already := h.KeepAlive
-		h.KeepAlive = true
-		return twice(already)
-	}
+	h.idle.serves(r)
+	h.serveLogged(w, r)
 	return nil
 }
 
