@@ -176,11 +176,11 @@ func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
 	dst.maintain()
 	d.mu.Unlock()
 	d.options.Observe(SpareMissed)
-	return dst.wait(ctx, waiter)
+	return dst.wait(ctx, r, waiter)
 }
 
 // wait waits for a connection that is being made.
-func (dst *destination) wait(ctx context.Context, waiter chan net.Conn) (*Conn, error) {
+func (dst *destination) wait(ctx context.Context, r route, waiter chan net.Conn) (*Conn, error) {
 	var conn net.Conn
 	select {
 	case conn = <-waiter:
@@ -198,7 +198,7 @@ func (dst *destination) wait(ctx context.Context, waiter chan net.Conn) (*Conn, 
 	if conn == nil {
 		return nil, nil
 	}
-	return dst.d.lend(dst.route, conn), nil
+	return dst.d.lend(r, conn), nil
 }
 
 // turn ends a window that is over: what was idle throughout was too much, and half of
