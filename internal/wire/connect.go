@@ -71,13 +71,10 @@ func hostOf(addr string) string {
 }
 
 // connect makes a connection.
-func (d *Dialer) connect(ctx context.Context, r route) (stream, error) {
+func (d *Dialer) connect(ctx context.Context, r route) (net.Conn, error) {
 	conn, err := d.reach(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	if !r.secure {
-		return plainConn{conn}, nil
+	if err != nil || !r.secure {
+		return conn, err
 	}
 	return d.shakeHands(ctx, conn, r.serverName)
 }
@@ -105,7 +102,7 @@ func (d *Dialer) dialRaw(ctx context.Context, network, addr string) (net.Conn, e
 }
 
 // shakeHands puts TLS on conn, and closes that if it fails.
-func (d *Dialer) shakeHands(ctx context.Context, conn net.Conn, serverName string) (*tlsConn, error) {
+func (d *Dialer) shakeHands(ctx context.Context, conn net.Conn, serverName string) (net.Conn, error) {
 	ctx, cancel := d.withHandshakeTimeout(ctx)
 	defer cancel()
 	config := d.config.Clone()

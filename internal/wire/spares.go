@@ -7,6 +7,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"slices"
 	"time"
@@ -22,7 +23,7 @@ const (
 	// makeTimeout is how long a spare may take to be made.
 	makeTimeout = 30 * time.Second
 
-	// A spare that cannot be made is tried again after retryFirst, then after twice
+	// A spare that cannot be made, or dies younger than retryFirst, is tried again after retryFirst, then after twice
 	// that, and so on.
 	retryFirst = 2 * time.Second
 	retryMost  = 15 * time.Second
@@ -30,6 +31,9 @@ const (
 	// replaceAhead is how long before its end a spare is replaced.
 	replaceAhead = time.Second
 )
+
+// errUnasked is what ends a connection whose peer speaks first.
+var errUnasked = errors.New("bytes arrived that nobody asked for")
 
 // destination is where connections of one key lead. Its Dialer's mu guards it.
 type destination struct {
@@ -40,7 +44,7 @@ type destination struct {
 	lent     int // connections handed out and not closed
 	requests int // under way
 	making   int // spares
-	waiters  []chan stream
+	waiters  []chan net.Conn
 	spares   []*spare // the oldest first
 	last     time.Time
 	timer    *time.Timer
@@ -58,7 +62,8 @@ type destination struct {
 
 // spare is a connection that waits to be taken, watched by a goroutine.
 type spare struct {
-	stream
+	net.Conn
+	made  time.Time
 	old   bool       // to be replaced
 	ended chan error // of the watch, once it has been taken
 }
@@ -98,22 +103,22 @@ func (d *Dialer) begin(r route) (end func()) {
 	}
 }
 
-// lend hands s out, which was made for a request.
-func (d *Dialer) lend(r route, s stream) *Conn {
+// lend hands conn out, which was made for a request.
+func (d *Dialer) lend(r route, conn net.Conn) *Conn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.counts(r) {
-		return &Conn{stream: s}
+		return &Conn{Conn: conn}
 	}
 	dst := d.to(r)
-	c := dst.lend(s, false)
+	c := dst.lend(conn, false)
 	dst.maintain()
 	return c
 }
 
-func (dst *destination) lend(s stream, waited bool) *Conn {
+func (dst *destination) lend(conn net.Conn, waited bool) *Conn {
 	dst.lent++
-	return &Conn{stream: s, waited: waited, dest: dst}
+	return &Conn{Conn: conn, waited: waited, dest: dst}
 }
 
 // returned says that a connection which was handed out is closed.
@@ -140,7 +145,8 @@ func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
 	for len(dst.spares) > 0 {
 		s := dst.spares[0]
 		dst.spares = dst.spares[1:]
-		c := dst.lend(s.stream, true)
+		c := dst.lend(s.Conn, true)
+		dst.failures, dst.retry = 0, time.Time{}
 		dst.maintain()
 		d.mu.Unlock()
 		if s.wake() {
@@ -165,34 +171,34 @@ func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
 		d.options.Observe(SpareMissed)
 		return nil, nil
 	}
-	waiter := make(chan stream, 1)
+	waiter := make(chan net.Conn, 1)
 	dst.waiters = append(dst.waiters, waiter)
 	dst.maintain()
 	d.mu.Unlock()
 	d.options.Observe(SpareMissed)
-	return dst.wait(ctx, waiter)
+	return dst.wait(ctx, r, waiter)
 }
 
 // wait waits for a connection that is being made.
-func (dst *destination) wait(ctx context.Context, waiter chan stream) (*Conn, error) {
-	var s stream
+func (dst *destination) wait(ctx context.Context, r route, waiter chan net.Conn) (*Conn, error) {
+	var conn net.Conn
 	select {
-	case s = <-waiter:
+	case conn = <-waiter:
 	case <-ctx.Done():
 		dst.d.mu.Lock()
 		defer dst.d.mu.Unlock()
 		if i := slices.Index(dst.waiters, waiter); i >= 0 {
 			dst.waiters = slices.Delete(dst.waiters, i, i+1)
-		} else if s := <-waiter; s != nil {
-			dst.park(s)
+		} else if conn = <-waiter; conn != nil {
+			dst.park(conn)
 		}
 		dst.maintain()
 		return nil, ctx.Err()
 	}
-	if s == nil {
+	if conn == nil {
 		return nil, nil
 	}
-	return dst.d.lend(dst.route, s), nil
+	return dst.d.lend(r, conn), nil
 }
 
 // turn ends a window that is over: what was idle throughout was too much, and half of
@@ -278,44 +284,60 @@ func (dst *destination) make(ctx context.Context, r route) {
 	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
 	defer cancel()
 	defer context.AfterFunc(d.ctx, cancel)()
-	s, err := d.connect(ctx, r)
+	conn, err := d.connect(ctx, r)
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dst.making--
 	if err != nil {
-		dst.retry = time.Now().Add(min(retryFirst<<min(dst.failures, 10), retryMost))
-		dst.failures++
+		dst.backOff()
 		if dst.making < len(dst.waiters) { // who waits too much makes its own
 			dst.waiters[0] <- nil
 			dst.waiters = dst.waiters[1:]
 		}
 	} else {
-		dst.failures, dst.retry = 0, time.Time{}
-		dst.park(s)
+		dst.park(conn)
 	}
 	dst.maintain()
 }
 
-// park gives s to who waits for it, or keeps it. mu is held.
-func (dst *destination) park(s stream) {
+// backOff is for when spares cannot be made, or do not last.
+func (dst *destination) backOff() {
+	dst.retry = time.Now().Add(min(retryFirst<<min(dst.failures, 10), retryMost))
+	dst.failures++
+}
+
+// park gives conn to who waits for one, or keeps it. mu is held.
+func (dst *destination) park(conn net.Conn) {
 	d := dst.d
 	switch {
 	case len(dst.waiters) > 0:
-		dst.waiters[0] <- s
+		dst.waiters[0] <- conn
 		dst.waiters = dst.waiters[1:]
 	case d.closed:
-		_ = s.Close()
+		_ = conn.Close()
 	default:
-		sp := &spare{stream: s, ended: make(chan error, 1)}
-		dst.spares = append(dst.spares, sp)
+		s := &spare{Conn: conn, made: time.Now(), ended: make(chan error, 1)}
+		dst.spares = append(dst.spares, s)
 		_ = s.SetReadDeadline(time.Now().Add(d.options.IdleTimeout - d.replaceAhead()))
-		d.background.Go(func() { dst.watch(sp) })
+		d.background.Go(func() { dst.watch(s) })
 	}
 }
 
 func (d *Dialer) replaceAhead() time.Duration {
 	return min(replaceAhead, d.options.IdleTimeout/4)
+}
+
+// watch waits until a deadline of reads passes, or the peer closes s or says
+// something, which would be an error of its. It takes in TLS's own messages, such as
+// session tickets.
+func (s *spare) watch() error {
+	var p [1]byte
+	n, err := s.Read(p[:])
+	if n > 0 {
+		return errUnasked
+	}
+	return err
 }
 
 // watch sees to a spare until it is taken, dead or too old.
@@ -338,6 +360,9 @@ func (dst *destination) watch(s *spare) {
 			continue
 		}
 		dst.spares = slices.Delete(dst.spares, i, i+1)
+		if time.Since(s.made) < retryFirst {
+			dst.backOff()
+		}
 		dst.maintain()
 		d.mu.Unlock()
 		d.options.Observe(SpareExpired)

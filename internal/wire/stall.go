@@ -22,16 +22,15 @@ type stallConn struct {
 
 // Write implements net.Conn.
 func (c *stallConn) Write(p []byte) (n int, err error) {
-	for n < len(p) {
-		patient := c.renew()
+	for {
+		extends := c.renew()
 		var m int
 		m, err = c.Conn.Write(p[n:])
 		n += m
-		if err != nil && (m == 0 || !patient || !errors.Is(err, os.ErrDeadlineExceeded)) {
-			break
+		if m == 0 || !extends || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
 		}
 	}
-	return n, err
 }
 
 // renew sets the deadline of a write, and reports whether progress extends it.
@@ -39,12 +38,12 @@ func (c *stallConn) renew() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	deadline := time.Now().Add(c.stall)
-	patient := c.until.IsZero() || c.until.After(deadline)
-	if !patient {
+	extends := c.until.IsZero() || c.until.After(deadline)
+	if !extends {
 		deadline = c.until
 	}
 	_ = c.Conn.SetWriteDeadline(deadline) // a closed connection says so itself
-	return patient
+	return extends
 }
 
 // SetWriteDeadline sets a deadline that progress does not extend.

@@ -158,18 +158,9 @@ func (d *Dialer) Begin(ctx context.Context, u *url.URL) (end func()) {
 	return d.begin(r)
 }
 
-// stream is a connection that can be watched.
-type stream interface {
-	net.Conn
-
-	// watch waits until a deadline of reads has passed, which leaves the connection as it
-	// was, or the peer has closed it or said something.
-	watch() error
-}
-
 // Conn is a connection as it is handed out.
 type Conn struct {
-	stream
+	net.Conn
 	waited bool
 	closed atomic.Bool
 	dest   *destination // nil if nobody counts
@@ -214,7 +205,7 @@ func (w limitedWriter) Write(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {
-	err := c.stream.Close()
+	err := c.Conn.Close()
 	if c.closed.CompareAndSwap(false, true) && c.dest != nil {
 		c.dest.returned()
 	}

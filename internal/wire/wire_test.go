@@ -110,3 +110,51 @@ func TestSmoke(t *testing.T) {
 		s.mu.Unlock()
 	}
 }
+
+// tlsListener hands out the server's ends.
+type tlsListener struct {
+	net.Listener
+	config *tls.Config
+	conns  chan *tls.Conn
+}
+
+func listenTLS(t testing.TB, version uint16) (*tlsListener, *tls.Config) {
+	t.Helper()
+	server, client := serverTLS(t)
+	server.MaxVersion = version
+	l, err := tls.Listen("tcp", "127.0.0.1:0", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &tlsListener{l, server, make(chan *tls.Conn, 1000)}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				if conn.(*tls.Conn).Handshake() == nil {
+					s.conns <- conn.(*tls.Conn)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+		close(s.conns)
+		for conn := range s.conns {
+			_ = conn.Close()
+		}
+	})
+	return s, client
+}
+
+// accept returns a connection whose handshake is over.
+func (s *tlsListener) accept(t testing.TB) *tls.Conn {
+	conn := <-s.conns
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}

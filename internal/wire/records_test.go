@@ -1,0 +1,503 @@
+package wire
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// wireConn is one end of a connection in memory that takes any number of bytes at
+// once, and counts.
+type wireConn struct {
+	in, out       *wireHalf
+	reads, writes int
+	piece         func() int // how much a read brings at the most; nil for all
+}
+
+type wireHalf struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	bytes.Buffer
+	full   bool // takes nothing
+	closed bool
+}
+
+func newWire() (a, b *wireConn) {
+	one, two := new(wireHalf), new(wireHalf)
+	one.changed, two.changed = sync.NewCond(&one.mu), sync.NewCond(&two.mu)
+	return &wireConn{in: one, out: two}, &wireConn{in: two, out: one}
+}
+
+func (c *wireConn) Read(p []byte) (int, error) {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	for c.in.Len() == 0 && !c.in.closed {
+		c.in.changed.Wait()
+	}
+	c.reads++
+	if c.piece != nil {
+		p = p[:min(len(p), c.piece())]
+	}
+	return c.in.Buffer.Read(p)
+}
+
+func (c *wireConn) Write(p []byte) (int, error) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	for c.out.full && !c.out.closed {
+		c.out.changed.Wait()
+	}
+	if c.out.closed {
+		return 0, net.ErrClosed
+	}
+	c.writes++
+	c.out.changed.Broadcast()
+	return c.out.Buffer.Write(p)
+}
+
+func (c *wireConn) Close() error {
+	for _, half := range []*wireHalf{c.in, c.out} {
+		half.mu.Lock()
+		half.closed = true
+		half.changed.Broadcast()
+		half.mu.Unlock()
+	}
+	return nil
+}
+
+func (*wireConn) LocalAddr() net.Addr              { return nil }
+func (*wireConn) RemoteAddr() net.Addr             { return nil }
+func (*wireConn) SetDeadline(time.Time) error      { return nil }
+func (*wireConn) SetReadDeadline(time.Time) error  { return nil }
+func (*wireConn) SetWriteDeadline(time.Time) error { return nil }
+
+var versions = map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13}
+
+// connected is a tlsConn with a server at the other end, in memory.
+func connected(t testing.TB, version uint16) (c *tlsConn, client *wireConn, server *tls.Conn, wire *wireConn) {
+	t.Helper()
+	serverConfig, clientConfig := serverTLS(t)
+	serverConfig.MaxVersion = version
+	clientConfig.ServerName = "wechat.test"
+	serverConfig.DynamicRecordSizingDisabled = true
+	clientConfig.DynamicRecordSizingDisabled = true
+	client, wire = newWire()
+	server = tls.Server(wire, serverConfig)
+	c = newTLSConn(client, clientConfig)
+	handshake := make(chan error)
+	go func() { handshake <- server.Handshake() }()
+	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
+		t.Fatal(err)
+	}
+	c.records.shaken = true
+	return c, client, server, wire
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+// pour writes b in pieces of any size.
+func pour(t testing.TB, w io.Writer, b []byte) {
+	for len(b) > 0 {
+		n := min(len(b), 1+rand.IntN(1<<rand.IntN(19)))
+		if _, err := w.Write(b[:n]); err != nil {
+			t.Error(err)
+			return
+		}
+		b = b[n:]
+	}
+}
+
+// drain reads what should be want in pieces of any size.
+func drain(t testing.TB, r io.Reader, want []byte) {
+	got := make([]byte, 0, len(want))
+	for len(got) < len(want) {
+		p := make([]byte, min(len(want)-len(got), 1+rand.IntN(1<<rand.IntN(17))))
+		n, err := r.Read(p)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		got = append(got, p[:n]...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("the bytes differ")
+	}
+}
+
+// Bytes come through in both directions at once, whatever the sizes of reads,
+// writes, records and what arrives together.
+func TestBytesComeThrough(t *testing.T) {
+	for name, version := range versions {
+		for _, odd := range []bool{false, true} {
+			c, client, server, _ := connected(t, version)
+			if odd {
+				client.piece = func() int { return 1 + rand.IntN(1<<rand.IntN(16)) }
+			}
+			sent, answered := randomBytes(2<<20), randomBytes(2<<20)
+			var wg sync.WaitGroup
+			wg.Go(func() { pour(t, c, sent) })
+			wg.Go(func() { drain(t, server, sent) })
+			wg.Go(func() { pour(t, server, answered) })
+			wg.Go(func() { drain(t, c, answered) })
+			wg.Wait()
+			if t.Failed() {
+				t.Fatal(name)
+			}
+		}
+	}
+}
+
+// Records that are there are read together, and those of one write are written so.
+func TestMuchAtOnce(t *testing.T) {
+	for name, version := range versions {
+		c, client, server, _ := connected(t, version)
+		const size = 1 << 20
+		if _, err := server.Write(make([]byte, size)); err != nil { // all of it is there now
+			t.Fatal(err)
+		}
+		client.reads = 0
+		reads := 0
+		for p, n := make([]byte, 32<<10), 0; n < size; reads++ {
+			m, err := c.Read(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += m
+		}
+		if reads > 40 || client.reads > 40 {
+			t.Errorf("%s: %d reads, %d from below TLS", name, reads, client.reads)
+		}
+
+		client.writes = 0
+		if n, err := c.Write(make([]byte, size)); n != size || err != nil {
+			t.Fatal(n, err)
+		}
+		if client.writes > size/maxWrite {
+			t.Errorf("%s: %d writes below TLS", name, client.writes)
+		}
+		if n, err := io.ReadFull(server, make([]byte, size)); n != size || err != nil {
+			t.Error(n, err)
+		}
+	}
+}
+
+// What is there is handed out without waiting for more.
+func TestNothingIsWaitedFor(t *testing.T) {
+	for name, version := range versions {
+		synctest.Test(t, func(t *testing.T) { // in here, waiting for ever fails
+			c, _, server, wire := connected(t, version)
+			defer wire.Close()
+			for _, size := range []int{1, 100, recordData, recordData + 1, 20_000, 100_000} {
+				for _, room := range []int{1, 5, 4096, 4097, 32 << 10, 1 << 20} {
+					if _, err := server.Write(make([]byte, size)); err != nil {
+						t.Fatal(err)
+					}
+					for n := 0; n < size; {
+						m, err := c.Read(make([]byte, room))
+						if m == 0 || err != nil {
+							t.Fatal(name, m, err)
+						}
+						n += m
+					}
+				}
+			}
+		})
+	}
+}
+
+// Messages of TLS behind a reply do not hold it up, wherever what has arrived of
+// them ends.
+func TestMessagesBehindReply(t *testing.T) {
+	for name, tail := range map[string][]byte{
+		"ticket":                 newSessionTicket,
+		"two tickets":            append(bytes.Clone(newSessionTicket), newSessionTicket...),
+		"key update":             {keyUpdate, 0, 0, 1, 0},
+		"key update, both sides": {keyUpdate, 0, 0, 1, 1},
+		"close_notify":           {1, 0},
+	} {
+		kind := byte(recordHandshake)
+		if name == "close_notify" {
+			kind = recordAlert
+		}
+		for _, cut := range []int{0, 1, 4, 5, 6, 20, 1 << 20} {
+			synctest.Test(t, func(t *testing.T) {
+				c, server := connectedToScribe(t)
+				defer server.Close()
+				reply := server.seal(recordApplicationData, []byte("reply"))
+				behind := server.seal(kind, tail)
+				cut := min(cut, len(behind))
+				server.send(reply, behind[:cut])
+				p := make([]byte, 32<<10)
+				if n, err := c.Read(p); err != nil || string(p[:n]) != "reply" {
+					t.Fatalf("%s, cut after %d bytes: %q, %v", name, cut, p[:n], err)
+				}
+				server.send(behind[cut:])
+				if kind == recordAlert {
+					if n, err := c.Read(p); err != io.EOF {
+						t.Fatalf("%s, behind: %q, %v", name, p[:n], err)
+					}
+					return
+				}
+				if tail[0] == keyUpdate {
+					server.updateKey()
+				}
+				server.send(server.seal(recordApplicationData, []byte("next")))
+				if n, err := c.Read(p); err != nil || string(p[:n]) != "next" {
+					t.Fatalf("%s, behind: %q, %v", name, p[:n], err)
+				}
+			})
+		}
+	}
+}
+
+// A connection that breaks off anywhere in a record is seen to, and what had come
+// before is handed out.
+func TestStreamBreaksOff(t *testing.T) {
+	body := randomBytes(20_000)
+	for name, version := range versions {
+		for cut := 1; cut < 20_040; cut += 997 {
+			c, _, server, wire := connected(t, version)
+			wire.out.mu.Lock()
+			tickets := wire.out.Len() // of TLS itself, not read yet
+			wire.out.mu.Unlock()
+			if _, err := server.Write(body); err != nil {
+				t.Fatal(err)
+			}
+			wire.out.mu.Lock()
+			wire.out.Truncate(tickets + cut)
+			wire.out.mu.Unlock()
+			_ = wire.Close()
+			got, err := io.ReadAll(c)
+			if !errors.Is(err, io.ErrUnexpectedEOF) || !bytes.HasPrefix(body, got) || cut > recordData+64 && len(got) < recordData {
+				t.Errorf("%s, cut after %d bytes: %d bytes, %v", name, cut, len(got), err)
+			}
+		}
+	}
+}
+
+// A stream that is closed in the way of TLS ends, and says so again.
+func TestStreamEnds(t *testing.T) {
+	for name, version := range versions {
+		c, _, server, _ := connected(t, version)
+		body := randomBytes(50_000)
+		if _, err := server.Write(body); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, body) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%s: then %v", name, err)
+		}
+	}
+}
+
+// A write that failed leaves a gap, so nothing is written behind it.
+func TestNothingBehindAGap(t *testing.T) {
+	c, client, _, _ := connected(t, tls.VersionTLS13)
+	broken := &brokenConn{Conn: client, err: os.ErrDeadlineExceeded}
+	c.records.Conn = broken
+	if n, err := c.Write(make([]byte, 200_000)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(n, err)
+	}
+	broken.err = nil
+	if _, err := c.Write([]byte("x")); err == nil {
+		t.Error("a record went out behind a gap")
+	}
+}
+
+type brokenConn struct {
+	net.Conn
+	err error
+}
+
+func (c *brokenConn) Write(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	return c.Conn.Write(p)
+}
+
+// A reply is read while an upload is stuck, and also what would have crypto/tls
+// answer.
+func TestReplyWhileWriteIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, server := connectedToScribe(t)
+		defer server.Close()
+		server.stuff()
+		ended := make(chan error)
+		go func() {
+			_, err := c.Write(make([]byte, 1<<20))
+			ended <- err
+		}()
+		synctest.Wait()
+		server.send(server.seal(recordApplicationData, []byte("reply")), server.seal(recordHandshake, []byte{keyUpdate, 0, 0, 1, 1}))
+		p := make([]byte, 32<<10)
+		if n, err := c.Read(p); err != nil || string(p[:n]) != "reply" {
+			t.Errorf("%q, %v", p[:n], err)
+		}
+		_ = c.Close() // does not wait
+		if err := <-ended; err == nil {
+			t.Error("the write went well")
+		}
+	})
+}
+
+// FuzzFragments has bytes come in fragments, and read into little and much room.
+func FuzzFragments(f *testing.F) {
+	f.Add([]byte{1}, []byte{1}, true)
+	f.Add([]byte{4, 1, 255, 0, 16}, []byte{255, 0, 3}, false)
+	f.Add([]byte{200, 200, 1}, []byte{128}, true)
+	f.Fuzz(func(t *testing.T, fragments, rooms []byte, modern bool) {
+		if len(fragments) == 0 || len(rooms) == 0 {
+			return
+		}
+		version := uint16(tls.VersionTLS12)
+		if modern {
+			version = tls.VersionTLS13
+		}
+		c, client, server, _ := connected(t, version)
+		i := 0
+		client.piece = func() int { i++; n := int(fragments[i%len(fragments)]); return 1 + n*n }
+		body := randomBytes(80_000)
+		for rest := body; len(rest) > 0; {
+			n := min(len(rest), 1+int(fragments[len(rest)%len(fragments)])*150)
+			if _, err := server.Write(rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		_ = server.CloseWrite()
+		var got []byte
+		for j := 0; ; j++ {
+			p := make([]byte, 1+int(rooms[j%len(rooms)])*300)
+			n, err := c.Read(p)
+			got = append(got, p[:n]...)
+			if err == io.EOF {
+				break
+			}
+			if n == 0 || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if !bytes.Equal(got, body) {
+			t.Errorf("%d bytes of %d, or others", len(got), len(body))
+		}
+	})
+}
+
+// A deadline that passes does not break the connection, whatever has come by then.
+func TestDeadlineWhileWaiting(t *testing.T) {
+	for name, version := range versions {
+		s, config := listenTLS(t, version)
+		d := NewDialer(Options{Dial: dialTCP, TLS: config})
+		conn, err := d.DialTLSContext(t.Context(), "tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		server := s.accept(t)
+		for range 3 {
+			_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+			if _, err := conn.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("%s: ended with %v", name, err)
+			}
+			_ = conn.SetReadDeadline(time.Time{})
+			_, _ = io.WriteString(server, "late")
+			got := make([]byte, 4)
+			if _, err := io.ReadFull(conn, got); err != nil || string(got) != "late" {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+		}
+	}
+}
+
+// Downloads of 2 MiB over loopback, as a proxy reads them.
+func BenchmarkRead(b *testing.B) {
+	serverConfig, clientConfig := serverTLS(b)
+	for _, stock := range []bool{false, true} {
+		name := map[bool]string{false: "wire", true: "stock"}[stock]
+		b.Run(name, func(b *testing.B) {
+			l, err := tls.Listen("tcp", "127.0.0.1:0", serverConfig)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			const size = 2 << 20
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				body := make([]byte, size)
+				for ask := make([]byte, 1); ; {
+					if _, err := io.ReadFull(conn, ask); err != nil {
+						return
+					}
+					if _, err := conn.Write(body); err != nil {
+						return
+					}
+				}
+			}()
+			raw, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			counted := &countedConn{Conn: raw}
+			var c net.Conn
+			if stock {
+				clientConfig.ServerName = "127.0.0.1"
+				c = tls.Client(counted, clientConfig)
+			} else {
+				c, err = NewDialer(Options{TLS: clientConfig}).shakeHands(b.Context(), counted, "127.0.0.1")
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			defer c.Close()
+			p := make([]byte, 32<<10)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			counted.reads = 0
+			calls := 0
+			for b.Loop() {
+				if _, err := c.Write([]byte{1}); err != nil {
+					b.Fatal(err)
+				}
+				for n := 0; n < size; calls++ {
+					m, err := c.Read(p)
+					if err != nil {
+						b.Fatal(err)
+					}
+					n += m
+				}
+			}
+			b.ReportMetric(float64(counted.reads)/float64(b.N)/2, "reads/MiB")
+			b.ReportMetric(float64(calls)/float64(b.N)/2, "pieces/MiB")
+		})
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	reads int
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	c.reads++
+	return c.Conn.Read(p)
+}
