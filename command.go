@@ -153,7 +153,7 @@ func keepPagesOut(listen string) caddyhttp.RouteList {
 	foreign["not"] = []map[string]any{header("Origin", origins...)}
 	return caddyhttp.RouteList{{
 		MatcherSetsRaw: caddyhttp.RawMatcherSets{
-			match(map[string]any{"not": []map[string]any{{"host": []string{"localhost", "127.0.0.1", "::1", host}}}}),
+			match(map[string]any{"not": []map[string]any{{"host": []string{"localhost", "127.0.0.1", "::1"}}}}),
 			match(header("Sec-Fetch-Site", "cross-site", "same-site")),
 			match(foreign),
 		},

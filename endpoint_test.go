@@ -13,6 +13,7 @@ const testMediaID = "bUQq8F1Gq8vS0fXxYwN2nJ4r6p-Lk_tz0123456789abcdefghijklmnopq
 func TestParseCall(t *testing.T) {
 	for _, tc := range []struct {
 		method, target string
+		mounts         string
 		want           call
 		status         int // of the refusal; 0 for none
 		errcode        int
@@ -47,13 +48,14 @@ func TestParseCall(t *testing.T) {
 		{method: "GET", target: "/cgi-bin/media/get?%6dedia_id=abc", want: call{endpointGet, "GET", "abc", ""}},
 		{method: "GET", target: "/cgi-bin/media/get", status: 400, errcode: 40007},
 		{method: "GET", target: "/cgi-bin/media/get?Media_ID=abc", status: 400, errcode: 40007},
-		{method: "GET", target: "/cgi-bin/media/get?media_id=abc&media_id=abc", status: 400, errcode: 40007},
+		{method: "GET", target: "/cgi-bin/media/get?media_id=abc&media_id=abd", status: 400, errcode: 40007},
+		{method: "GET", target: "/cgi-bin/media/get?media_id=abc&media_id=abc", want: call{endpointGet, "GET", "abc", ""}},
 		{method: "GET", target: "/cgi-bin/media/get?media_id=abc&media%5fid=def", status: 400, errcode: 40007},
 		{method: "GET", target: "/cgi-bin/media/get?media_id=abc;media_id=def", status: 400, errcode: 40007},
 		{method: "GET", target: "/cgi-bin/media/get?media_id=abc%26access_token=x", status: 400, errcode: 40007},
 		{method: "GET", target: "/cgi-bin/media/get?media_id=%zz", status: 400, errcode: 40007},
 		{method: "PUT", target: "/cgi-bin/media/get?media_id=abc", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
-		{method: "POST", target: "/cgi-bin/media/get/jssdk?media_id=abc", status: 405, errcode: 43001, allow: "GET, HEAD"},
+		{method: "POST", target: "/cgi-bin/media/get/jssdk?media_id=abc", want: call{endpointJSSDK, "GET", "abc", ""}},
 
 		// uploads
 		{method: "POST", target: "/media", want: call{endpointUpload, "POST", "", "image"}},
@@ -66,6 +68,22 @@ func TestParseCall(t *testing.T) {
 		{method: "GET", target: "/cgi-bin/media/upload?type=image", status: 405, errcode: 43002, allow: "POST"},
 		{method: "PUT", target: "/media", status: 405, errcode: 43002, allow: "GET, HEAD, POST"},
 		{method: "DELETE", target: "/media/abc", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
+
+		// what means something else
+		{method: "GET", target: "/media", status: 400, errcode: 40007},
+		{method: "GET", target: "/wx/media", mounts: "/wx/media", status: 400, errcode: 40007},
+		{method: "GET", target: "/wx/media/", mounts: "/wx/media", status: 400, errcode: 40007},
+		{method: "GET", target: "/wx/media/abc", mounts: "/wx/media", want: call{endpointGet, "GET", "abc", ""}},
+		{method: "POST", target: "/cgi-bin/media/upload?amp;type=voice", status: 400, errcode: 40004},
+		{method: "POST", target: "/cgi-bin/media/upload?access_token=x&amp;type=voice", status: 400, errcode: 40004},
+		{method: "POST", target: "/cgi-bin/media/upload?TYPE=voice", status: 400, errcode: 40004},
+		{method: "POST", target: "/cgi-bin/media/upload?%20type=voice", status: 400, errcode: 40004},
+		{method: "POST", target: "/cgi-bin/media/upload?TYPE=voice&type=image", want: call{endpointUpload, "POST", "", "image"}},
+		{method: "POST", target: "/media?type=image&type=image", want: call{endpointUpload, "POST", "", "image"}},
+		{method: "OPTIONS", target: "/media/abc", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
+		{method: "post", target: "/media", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
+		{method: "OPTIONS", target: "/cgi-bin/media/upload", status: 405, errcode: 43002, allow: "POST"},
+		{method: "OPTIONS", target: "/cgi-bin/media/get?media_id=abc", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
 
 		// the façade for SDKs
 		{method: "GET", target: "/cgi-bin/token?appid=a&secret=b", want: call{endpoint: endpointToken, method: "GET"}},
@@ -92,7 +110,7 @@ func TestParseCall(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", tc.target, err)
 		}
-		got, refused := parseCall(platform.WeChat, nil, tc.method, u)
+		got, refused := parseCall(platform.WeChat, strings.Fields(tc.mounts), tc.method, u)
 		switch {
 		case tc.status == 0 && refused != nil:
 			t.Errorf("%s %s: refused: %v", tc.method, tc.target, refused)

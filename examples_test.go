@@ -240,7 +240,7 @@ func testFleetExample(x *example) {
 
 func (x *example) checkStoredToken() {
 	x.t.Helper()
-	files, err := filepath.Glob(filepath.Join(x.storage, "wechat", "tokens", "*"))
+	files, err := filepath.Glob(filepath.Join(x.storage, "wechat", "tokens", "v*", "*", "token"))
 	if err != nil || len(files) != 1 {
 		x.t.Fatalf("%d tokens are stored, %v", len(files), err)
 	}

@@ -39,7 +39,7 @@ func uploaded(t testing.TB, res *http.Response, body []byte) string {
 func TestUploadAndDownload(t *testing.T) {
 	w := startWechat(t)
 	g := startGateway(t, block(w.URL))
-	for _, size := range []int{1, 16<<10 - 1, 16 << 10, 16<<10 + 1, 339_721, 1 << 20, 10 << 20} {
+	for _, size := range []int{3, 16<<10 - 1, 16 << 10, 16<<10 + 1, 339_721, 1 << 20, 10 << 20} {
 		content := picture(t, size)
 		contentType, body := form(t, "photo.jpg", content)
 		for _, target := range []string{"/media", "/media?type=image", "/cgi-bin/media/upload?access_token=mine&type=image"} {
@@ -321,9 +321,10 @@ func TestWechatUnreachable(t *testing.T) {
 	w := startWechat(t)
 	// the token comes from a host that lives, the media from one that does not
 	dead := "http://127.0.0.1:" + freePort(t)
-	g := startGateway(t, block(w.URL))
-	g.get("/media/warm-up")
-	g.load(block(dead))
+	directive := func(upstream string, options ...string) string {
+		return "wechat_media " + upstream + " {\napp " + testAppID + " {\ntoken file " + tokenFile(t, w) + "\n}\n" + strings.Join(options, "\n") + "\n}"
+	}
+	g := startGateway(t, directive(dead))
 	res, reply := g.get("/media/abc")
 	if res.StatusCode != 502 || !strings.Contains(string(reply), `"errcode":-1`) || res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("refused: %d %s", res.StatusCode, reply)
@@ -332,11 +333,11 @@ func TestWechatUnreachable(t *testing.T) {
 	hang := make(chan struct{})
 	up := upstream(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
 	defer close(hang)
-	g.load(block(up.URL, "transport wechat {\nresponse_header_timeout 100ms\n}"))
+	g.load(directive(up.URL, "transport wechat {\nresponse_header_timeout 100ms\n}"))
 	if res, reply = g.get("/media/abc"); res.StatusCode != 504 {
 		t.Errorf("hanging: %d %s", res.StatusCode, reply)
 	}
-	g.load(block(up.URL, "transport wechat {\nread_timeout 100ms\nresponse_header_timeout -1s\n}"))
+	g.load(directive(up.URL, "transport wechat {\nwrite_timeout 100ms\nresponse_header_timeout -1s\n}"))
 	contentType, body := form(t, "a.jpg", picture(t, 8<<20))
 	if res, reply = g.do("POST", "/media", http.Header{"Content-Type": {contentType}}, bytes.NewReader(body)); res.StatusCode != 504 {
 		t.Errorf("an upload that WeChat does not take: %d %s", res.StatusCode, reply)
@@ -552,13 +553,19 @@ func TestAppSelector(t *testing.T) {
 // What is valid and hardly meant is in the log, and why a token cannot be fetched.
 func TestWarnings(t *testing.T) {
 	g := startGateway(t, "wechat_media http://127.0.0.1:1 {\napp wx1 {env.TEST_WECHAT_SECRET}\napp wx2 written-out\n}")
+	if strings.Contains(loggedSoFar(), "app_secret") {
+		t.Error("a warning of a secret for a sandbox on this machine")
+	}
 	if res, _ := g.get("/media/abc"); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("status %d", res.StatusCode)
 	}
 	if err := g.tryLoad("wechat_media api.weixin.qq.com {\napp wx1 {\ntoken file /no/such/file\n}\n}"); err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"only the first of several apps can be used", "app_secret is written out",
+	if err := g.tryLoad("wechat_media https://wechat.example {\napp wx1 written-out {\ntoken server http://127.0.0.1:1/t\n}\n}"); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"only the first of several apps can be used", "app_secret is written out", "app_secret is not 32 hexadecimal digits",
 		"connect: connection refused", "secrets and tokens go to WeChat in the clear"} {
 		if !strings.Contains(loggedSoFar(), want) {
 			t.Errorf("the log does not say: %s", want)
@@ -594,7 +601,7 @@ func TestTranslateStatusAndCacheControl(t *testing.T) {
 	if n := len(w.requests()); n != 0 {
 		t.Errorf("WeChat was asked %d times", n)
 	}
-	for _, other := range []string{"*", `"get-` + id + `x"`, id} {
+	for _, other := range []string{`"get-` + id + `x"`, id} {
 		if res, _ = g.do("GET", "/media/"+id, http.Header{"If-None-Match": {other}}, nil); res.StatusCode != 200 {
 			t.Errorf("If-None-Match %s: %d", other, res.StatusCode)
 		}

@@ -99,6 +99,8 @@ type gateway struct {
 	URL  string
 	port string
 	tls  string // the site's tls directive; none for plain HTTP
+
+	options string // global ones
 }
 
 // freePort returns a TCP port of the loopback interface that nobody listens on.
@@ -116,20 +118,26 @@ func freePort(t testing.TB) string {
 // startGateway runs a site with the given directives until the test ends.
 func startGateway(t testing.TB, directives string) *gateway {
 	t.Helper()
-	return runGateway(t, directives, "http", "")
+	return runGateway(t, directives, "http", "", "")
+}
+
+// startGatewayWith is startGateway with global options.
+func startGatewayWith(t testing.TB, options, directives string) *gateway {
+	t.Helper()
+	return runGateway(t, directives, "http", "", options)
 }
 
 // startTLSGateway is startGateway with HTTPS, and so with HTTP/2 and HTTP/3.
 func startTLSGateway(t testing.TB, directives string) *gateway {
 	t.Helper()
 	cert, key := testCertificate(t)
-	return runGateway(t, directives, "https", "tls "+cert+" "+key)
+	return runGateway(t, directives, "https", "tls "+cert+" "+key, "")
 }
 
-func runGateway(t testing.TB, directives, scheme, tls string) *gateway {
+func runGateway(t testing.TB, directives, scheme, tls, options string) *gateway {
 	t.Helper()
 	t.Setenv("TEST_WECHAT_SECRET", testSecret)
-	g := &gateway{t: t, port: freePort(t), tls: tls}
+	g := &gateway{t: t, port: freePort(t), tls: tls, options: options}
 	g.URL = scheme + "://127.0.0.1:" + g.port
 	memoryLogged.Lock()
 	memoryLogged.Reset()
@@ -192,6 +200,7 @@ func (g *gateway) tryLoad(directives string) error {
 		auto_https off
 		debug
 		grace_period 1s
+		%s
 		log {
 			output test_memory
 			level DEBUG
@@ -205,7 +214,7 @@ func (g *gateway) tryLoad(directives string) error {
 			level DEBUG
 		}
 		%s
-	}`, g.URL[:strings.Index(g.URL, ":")], g.port, g.tls, directives))
+	}`, g.options, g.URL[:strings.Index(g.URL, ":")], g.port, g.tls, directives))
 	if err != nil {
 		return err
 	}

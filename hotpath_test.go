@@ -64,6 +64,9 @@ func provisioned(t testing.TB, id, config string) caddyhttp.MiddlewareHandler {
 	var rt http.RoundTripper
 	if h, ok := mod.(*Handler); ok {
 		rt = h.proxy.Transport
+		for _, a := range h.transport.apps { // no config starts here
+			a.attached.Start()
+		}
 	} else {
 		rt = mod.(*reverseproxy.Handler).Transport
 	}

@@ -48,7 +48,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ex.cause, ex.refusal = nil, nil
 	res, err := t.serve(ex, req)
-	if err != nil {
+	if err != nil && ex.cause == nil {
 		ex.cause = err
 	}
 	return res, err
@@ -81,6 +81,7 @@ func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
 
 // serve sends a request with the app's token.
 func (t *Transport) serve(ex *exchange, req *http.Request) (*http.Response, error) {
+	t.mendHost(req)
 	if name := invalidHeader(req); name != "" {
 		return t.refuse(ex, req, refuseHeader(name))
 	}
@@ -219,16 +220,27 @@ func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *t
 	out.TransferEncoding = nil // of the caller; would make it chunked again
 	out.Trailer = nil          // likewise
 	t.SetScheme(out)
-	withoutDefaultPort(out)
 	return out
 }
 
-// withoutDefaultPort takes the port away that Caddy's placeholder has put into the
-// Host header.
-func withoutDefaultPort(out *http.Request) {
-	if di, ok := reverseproxy.GetDialInfo(out.Context()); ok && out.Host == di.Address && out.URL.Host != "" {
-		out.Host = strings.TrimSuffix(out.Host, defaultPorts[out.URL.Scheme])
+// mendHost mends what Caddy's placeholder for the upstream has put into the Host
+// header: the default port, which WeChat would be sent, and the path of a socket.
+func (t *Transport) mendHost(out *http.Request) {
+	di, ok := reverseproxy.GetDialInfo(out.Context())
+	switch {
+	case !ok || out.Host != di.Address:
+	case strings.HasPrefix(di.Network, "unix"):
+		out.Host = strings.TrimSuffix(t.apps[0].platform.Hosts[0], defaultPorts["https"])
+	case t.shouldUseTLS(di.Port):
+		out.Host = strings.TrimSuffix(out.Host, defaultPorts["https"])
+	default:
+		out.Host = strings.TrimSuffix(out.Host, defaultPorts["http"])
 	}
+}
+
+// shouldUseTLS reports whether an upstream's port is one for TLS.
+func (t *Transport) shouldUseTLS(port string) bool {
+	return t.TLS != nil && !slices.Contains(t.TLS.ExceptPorts, port)
 }
 
 // defaultPorts are left out of the Host header.
@@ -321,6 +333,7 @@ func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Re
 	if ctxErr := ex.ctx.Err(); ctxErr != nil && !timedOut(callerErr) {
 		return nil, ctxErr
 	}
+	ex.cause = err // an error of dialing hides what it is about
 	switch {
 	case callerErr != nil:
 		return t.refuse(ex, req, refuseCaller(callerErr, t.ReplayBuffer))

@@ -146,7 +146,7 @@ func (t *Transport) sendTokenCall(call *tokenCall, req *http.Request) (*http.Res
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
-		call.err = withoutURL(err)
+		call.err = dialCause(withoutURL(err))
 		return nil, reverseproxy.NewDialError(errors.New("the token call failed"))
 	}
 	defer res.Body.Close()
@@ -160,6 +160,15 @@ func (t *Transport) sendTokenCall(call *tokenCall, req *http.Request) (*http.Res
 	call.res = res
 	return &http.Response{StatusCode: res.StatusCode, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: make(http.Header), Body: http.NoBody, Request: req}, nil
+}
+
+// dialCause is what an error of dialing is about, which its type hides.
+func dialCause(err error) error {
+	var dial reverseproxy.DialError
+	if errors.As(err, &dial) {
+		return &net.OpError{Op: "dial", Net: "upstream", Err: errors.New(strings.TrimPrefix(dial.Error(), "dial "))}
+	}
+	return err
 }
 
 // trueCall is the call with what is secret in it, and the headers that the operator
@@ -181,7 +190,7 @@ func (t *Transport) trueCall(call *tokenCall, directed *http.Request) (*http.Req
 		out.Body = body
 	}
 	t.SetScheme(out)
-	withoutDefaultPort(out)
+	t.mendHost(out)
 	return out, nil
 }
 
