@@ -40,7 +40,7 @@ func fetch(t *testing.T, source token.Source, req token.Request) (token.Reply, e
 	transport := new(http.Transport)
 	defer transport.CloseIdleConnections()
 	req.Client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	reply, err := source.Fetch(ctx, req)
 	checkNoSecret(t, err)

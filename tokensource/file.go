@@ -36,8 +36,10 @@ const (
 // [WeChat cloud hosting](https://developers.weixin.qq.com/minigame/dev/wxcloud/guide/container/cloudcall.html),
 // whose file is `/.tencentcloudbase/wx/cloudbase_access_token` and whose tokens go
 // into the parameter `cloudbase_access_token`. A change is picked up within 5
-// seconds. The file has either the token and nothing else, or a JSON object. It needs
-// no AppSecret.
+// seconds. The file has either the token and nothing else, or a JSON object; white space
+// around either, and a byte order mark, do no harm. Until the file can be read again, the
+// last token is used. It needs no AppSecret, and cannot be shared: give all gateways the
+// file.
 type File struct {
 	// The file. Takes placeholders such as `{env.TOKEN_FILE}`, which are replaced
 	// when the config is loaded. Required.

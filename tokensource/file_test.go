@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -17,12 +18,12 @@ func TestFileContents(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "SENTINELpath")
 	nested := Fields{TokenField: "a.b", ExpiresInField: "a.c"}
 	atExp := Fields{ExpiresAtField: "exp"}
-	inAnHour := time.Now().Add(time.Hour).Unix()
+	inAnHour := time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC).Unix() // by the clock of synctest
 	for name, tc := range map[string]struct {
 		fields  Fields
 		content string
 		age     time.Duration // of the file
-		life    time.Duration // ±2 s; 0: an error
+		life    time.Duration // 0: an error
 		text    string
 	}{
 		"plain":             {Fields{}, "SENTINELtoken", time.Minute, 2 * time.Hour, ""},
@@ -47,26 +48,28 @@ func TestFileContents(t *testing.T) {
 		"too long":          {Fields{}, strings.Repeat("a", 70_000), time.Minute, 0, "more than 65536 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.WriteFile(path, []byte(tc.content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			written := time.Now().Add(-tc.age)
-			if err := os.Chtimes(path, written, written); err != nil {
-				t.Fatal(err)
-			}
-			f := File{Path: path, Fields: tc.fields}
-			mustProvision(t, &f)
-			reply, err := f.Fetch(t.Context(), token.Request{})
-			if tc.life > 0 {
-				if err != nil || reply.AccessToken != sentinelToken || (reply.ExpiresIn-tc.life).Abs() > 2*time.Second || reply.RefreshIn != pollInterval {
-					t.Errorf("got %+v, %v", reply, err)
+			synctest.Test(t, func(t *testing.T) {
+				if err := os.WriteFile(path, []byte(tc.content), 0o600); err != nil {
+					t.Fatal(err)
 				}
-				return
-			}
-			checkNoSecret(t, err)
-			if kind, _ := kindOf(err); err == nil || !strings.Contains(err.Error(), tc.text) || kind != token.KindFile || reply != (token.Reply{}) {
-				t.Errorf("got %+v, %v, want %s", reply, err, tc.text)
-			}
+				written := time.Now().Add(-tc.age)
+				if err := os.Chtimes(path, written, written); err != nil {
+					t.Fatal(err)
+				}
+				f := File{Path: path, Fields: tc.fields}
+				mustProvision(t, &f)
+				reply, err := f.Fetch(t.Context(), token.Request{})
+				if tc.life > 0 {
+					if err != nil || reply != (token.Reply{AccessToken: sentinelToken, ExpiresIn: tc.life, RefreshIn: pollInterval}) {
+						t.Errorf("got %+v, %v", reply, err)
+					}
+					return
+				}
+				checkNoSecret(t, err)
+				if kind, _ := kindOf(err); err == nil || !strings.Contains(err.Error(), tc.text) || kind != token.KindFile || reply != (token.Reply{}) {
+					t.Errorf("got %+v, %v, want %s", reply, err, tc.text)
+				}
+			})
 		})
 	}
 }

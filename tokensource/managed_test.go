@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,9 +19,9 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // always is a client that gets the same answer each time, and counts.
-func always(calls *int, status int, body string) *http.Client {
+func always(calls *atomic.Int64, status int, body string) *http.Client {
 	return &http.Client{Transport: roundTripFunc(func(r *http.Request) (*http.Response, error) {
-		*calls++
+		calls.Add(1)
 		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 	})}
 }
@@ -91,11 +92,11 @@ func TestFileManaged(t *testing.T) {
 // WeCom blocks an address for an hour after 2,000 wrong calls in one.
 func TestWeComWrongSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var calls int
+		var calls atomic.Int64
 		m := manage(t, new(WeCom), token.Request{AppID: "ww1/2", AppSecret: sentinelSecret, BaseURL: "https://h",
 			Client: always(&calls, 200, `{"errcode":40001,"errmsg":"invalid credential"}`)})
 		for hour := range 2 {
-			before := calls
+			before := calls.Load()
 			for range 3600 { // a request each second
 				_, err := m.Token(t.Context())
 				if err == nil {
@@ -104,7 +105,7 @@ func TestWeComWrongSecret(t *testing.T) {
 				checkNoSecret(t, err)
 				time.Sleep(time.Second)
 			}
-			if made := calls - before; made < 10 || made > 60 {
+			if made := calls.Load() - before; made < 10 || made > 60 {
 				t.Errorf("%d calls in hour %d", made, hour)
 			}
 		}
@@ -134,7 +135,7 @@ func TestManagedHints(t *testing.T) {
 			if s, ok := tc.source.(*Server); ok {
 				mustProvision(t, s)
 			}
-			var calls int
+			var calls atomic.Int64
 			m := manage(t, tc.source, token.Request{AppID: "wxapp", AppSecret: sentinelSecret, BaseURL: "https://h", Client: always(&calls, tc.status, tc.body)})
 			if _, err := m.Token(t.Context()); err == nil {
 				t.Error("a token")

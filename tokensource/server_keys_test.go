@@ -64,8 +64,9 @@ func quoteRequest(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	form, _ := url.ParseQuery(string(body))
 	user, password, _ := r.BasicAuth()
+	query, _ := url.QueryUnescape(r.URL.RawQuery)
 	sent := []string{r.RequestURI, string(body), r.Header.Get("X-Key"), r.Header.Get("Authorization"), user, password,
-		r.URL.Path, r.URL.Query().Get("key"), form.Get("key")}
+		r.URL.Path, query, r.URL.Query().Get("key"), form.Get("key")}
 	var said strings.Builder
 	for _, s := range sent {
 		lower := strings.NewReplacer("%2F", "%2f", "%2B", "%2b", "%3D", "%3d").Replace(url.QueryEscape(s))
