@@ -3,6 +3,7 @@ package token
 // Stores for tests, with the habits of those that people use.
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,7 @@ type memServer struct {
 	readOnly bool
 	paused   bool // for as long as that lasts, whatever the context says
 	hang     bool // for a day, whatever the context says
+	hanging  int  // accesses
 	stale    int  // so many reads give what was before the last write
 	writes   []*record
 }
@@ -101,9 +103,11 @@ func (s *memStore) begin(write bool) error {
 		s.mu.Lock()
 	}
 	if s.hang {
+		s.hanging++
 		s.mu.Unlock()
 		time.Sleep(24 * time.Hour)
 		s.mu.Lock()
+		s.hanging--
 	}
 	switch {
 	case s.dead:
@@ -225,7 +229,7 @@ func (s *memStore) Unlock(_ context.Context, key string) error {
 // when they are written; they are not read as such.
 func shift(raw []byte, by time.Duration) []byte {
 	var fields map[string]any
-	if by == 0 || json.Unmarshal(raw, &fields) != nil {
+	if by == 0 || !bytes.Contains(raw, []byte(`_at"`)) || json.Unmarshal(raw, &fields) != nil {
 		return raw
 	}
 	for _, name := range []string{"issued_at", "spent_at"} {
