@@ -111,8 +111,27 @@ func TestSecretIsTriedOnce(t *testing.T) {
 			time.Sleep(time.Second)
 			b.Detach()
 		}
-		if n := src.count() - before; n > 2*11 {
+		if n := src.count() - before; n > 25 {
 			t.Errorf("%d calls for 100 s of reloads", n)
+		}
+	})
+}
+
+// Bindings with the same wrong secret are not tried one after another.
+func TestWrongSecretIsNotTriedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rotating{newIssuer(), "good"}
+		m := NewManager(testIdentity, Traits{})
+		defer m.Close()
+		for range 5 {
+			defer m.Attach(Binding{Source: src, Request: Request{AppSecret: "typo"}}).Detach()
+		}
+		for _, a := range m.bindings {
+			a.started = true
+		}
+		_, _ = m.Token(t.Context())
+		if src.count() != 1 {
+			t.Errorf("%d calls", src.count())
 		}
 	})
 }
