@@ -23,10 +23,11 @@ func works(secret string) sourceFunc {
 	}
 }
 
-// breaks is a source that fails.
+// breaks is a source that fails, not at once.
 func breaks(calls *atomic.Int32, err error) sourceFunc {
 	return func(context.Context, Request) (Reply, error) {
 		calls.Add(1)
+		time.Sleep(10 * time.Millisecond)
 		return Reply{}, err
 	}
 }

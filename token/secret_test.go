@@ -51,7 +51,7 @@ func TestSecretChanges(t *testing.T) {
 				t.Error("the token was dropped")
 			}
 			time.Sleep(10 * time.Second)
-			if calls := src.calls[1:]; len(calls) != 1 || calls[0].secret != written {
+			if calls := src.since(time.Time{})[1:]; len(calls) != 1 || calls[0].secret != written {
 				t.Fatalf("calls after the reload: %v", calls)
 			}
 			if !typo {

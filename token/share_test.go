@@ -323,7 +323,12 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 		// a look under way is no call
 		g := f.gateways[0]
 		s.set(func(s *memServer) { s.latency = time.Second })
-		for g.Status().Fetching || g.flight == nil {
+		looking := func() bool {
+			g.Manager.mu.Lock()
+			defer g.Manager.mu.Unlock()
+			return g.flight != nil && g.flight.lookOnly
+		}
+		for !looking() {
 			time.Sleep(100 * time.Millisecond)
 		}
 		before := w.count()

@@ -95,7 +95,10 @@ func (s *memServer) client() *memStore { return &memStore{memServer: s} }
 
 // begin waits, and tells what the access ends with, with the lock held.
 func (s *memStore) begin(write bool) error {
-	time.Sleep(s.latency)
+	s.mu.Lock()
+	latency := s.latency
+	s.mu.Unlock()
+	time.Sleep(latency)
 	s.mu.Lock()
 	for s.paused {
 		s.mu.Unlock()
@@ -190,7 +193,8 @@ func (s *memStore) tryLock(ctx context.Context, key string) bool {
 	if s.lockStale > 0 {
 		patience = s.lockStale
 	}
-	if ok && !s.lockNothing && (!held.by.dead || time.Since(held.at) < patience) {
+	gone := ok && (held.by.dead || held.by.closed != nil) // nobody renews it
+	if ok && !s.lockNothing && (!gone || time.Since(held.at) < patience) {
 		return false
 	}
 	s.locks[key] = heldLock{s, time.Now()}
@@ -254,7 +258,6 @@ type wechat struct {
 	last    string
 	err     error
 	poison  bool // accept no token
-	holding chan struct{}
 }
 
 func newWechat(classic bool) *wechat {
