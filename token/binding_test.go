@@ -287,3 +287,23 @@ func TestAllNeighboursFail(t *testing.T) {
 		}
 	})
 }
+
+// Among many bindings that fail, the one that works has its turn before long.
+func TestEveryBindingHasItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager(testIdentity, Traits{})
+		defer m.Close()
+		var calls atomic.Int32
+		for i := range 3 * mostTries {
+			src := Source(breaks(&calls, errRefused))
+			if i == 0 {
+				src = works("token")
+			}
+			m.Attach(Binding{Source: src}).Start()
+		}
+		time.Sleep(10 * time.Second)
+		if mustToken(t, m); calls.Load() > 3*mostTries {
+			t.Errorf("%d calls in vain", calls.Load())
+		}
+	})
+}

@@ -48,6 +48,41 @@ func TestRejectedTokenIsNotTakenOnFirstLook(t *testing.T) {
 	})
 }
 
+// After an outage, a token that was got in it is not given up for one that another
+// gateway got before, which is at its end since; but for a later one it is.
+func TestLaterTokenIsKept(t *testing.T) {
+	for _, later := range []bool{false, true} {
+		inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+			s.set(func(s *memServer) { s.down = errors.New("away") })
+			if !later {
+				s.put(time.Now().UnixMilli(), "stored")
+			}
+			time.Sleep(time.Second)
+			g := startGateway(w, s.client())
+			defer g.stop()
+			mustToken(t, g.Manager)
+			time.Sleep(time.Second)
+			if later {
+				s.put(time.Now().UnixMilli(), "stored")
+			}
+			s.set(func(s *memServer) { s.down = nil })
+			for range 100 {
+				if !later && mustToken(t, g.Manager).Secret() == "stored" {
+					t.Fatal("a later token is given up for an earlier one")
+				}
+				time.Sleep(time.Second)
+			}
+			want, calls := w.latest(), 2
+			if later {
+				want, calls = "stored", 1
+			}
+			if got := mustToken(t, g.Manager).Secret(); got != want || w.count() != calls || s.token().Token != want {
+				t.Errorf("got %s, %d calls", got, w.count())
+			}
+		})
+	}
+}
+
 // One read that is behind brings no token back.
 func TestStaleReads(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
@@ -237,6 +272,28 @@ func TestStoreClosesAtReload(t *testing.T) {
 			t.Errorf("%d calls, %d failed", n, f.failedSince(time.Time{}))
 		}
 		f.agree(t)
+	})
+}
+
+// A gateway that waits for another one's fetch while its store is closed by a reload
+// goes on waiting, with the new config's store.
+func TestStoreClosesWhileWaiting(t *testing.T) {
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+		fetching, waiting := startGateway(w, s.client()), newGateway(w, s.client())
+		defer fetching.stop()
+		defer waiting.stop()
+		w.took = 8 * time.Second
+		time.Sleep(time.Second)
+		waiting.a.Start()
+		time.Sleep(time.Second)
+		old := waiting.a
+		waiting.a = waiting.Attach(Binding{Source: w, Store: s.client()})
+		waiting.a.Start()
+		old.Detach()
+		s.set(func(*memServer) { waiting.store.closed = errors.New("redis: client is closed") })
+		if err := waiting.request(t.Context()); err != nil || w.count() != 1 {
+			t.Errorf("got %v, %d calls", err, w.count())
+		}
 	})
 }
 

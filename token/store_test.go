@@ -194,7 +194,10 @@ func (s *memStore) tryLock(ctx context.Context, key string) bool {
 		patience = s.lockStale
 	}
 	gone := ok && (held.by.dead || held.by.closed != nil) // nobody renews it
-	if ok && !s.lockNothing && (!gone || time.Since(held.at) < patience) {
+	if !gone {
+		patience = time.Hour
+	}
+	if ok && !s.lockNothing && time.Since(held.at) < patience {
 		return false
 	}
 	s.locks[key] = heldLock{s, time.Now()}
