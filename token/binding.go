@@ -22,8 +22,9 @@ type Attachment struct {
 
 	// with the manager's lock
 	started, detached bool
-	rank              int // the greatest is gone through first
-	failures          int // in a row
+	rank              int  // the greatest is gone through first
+	failures          int  // in a row
+	wrong             bool // its secret was, when it was tried last
 }
 
 // Attach makes b known to the manager, which does not use it before it is started.

@@ -23,10 +23,11 @@ func works(secret string) sourceFunc {
 	}
 }
 
-// breaks is a source that fails.
+// breaks is a source that fails, not at once.
 func breaks(calls *atomic.Int32, err error) sourceFunc {
 	return func(context.Context, Request) (Reply, error) {
 		calls.Add(1)
+		time.Sleep(10 * time.Millisecond)
 		return Reply{}, err
 	}
 }
@@ -283,6 +284,26 @@ func TestAllNeighboursFail(t *testing.T) {
 		time.Sleep(time.Hour)
 		if n := refused.Load(); n > 18 {
 			t.Errorf("%d calls in an hour", n)
+		}
+	})
+}
+
+// Among many bindings that fail, the one that works has its turn before long.
+func TestEveryBindingHasItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager(testIdentity, Traits{})
+		defer m.Close()
+		var calls atomic.Int32
+		for i := range 3 * mostTries {
+			src := Source(breaks(&calls, errRefused))
+			if i == 0 {
+				src = works("token")
+			}
+			m.Attach(Binding{Source: src}).Start()
+		}
+		time.Sleep(10 * time.Second)
+		if mustToken(t, m); calls.Load() > 3*mostTries {
+			t.Errorf("%d calls in vain", calls.Load())
 		}
 	})
 }

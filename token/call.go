@@ -72,7 +72,9 @@ func (m *Manager) call(ctx context.Context, f *flight, force bool) outcome {
 func (m *Manager) next(f *flight, tried []*Attachment, force bool) (*Attachment, time.Time, *Failure) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := slices.DeleteFunc(m.started(), func(a *Attachment) bool { return slices.Contains(tried, a) })
+	left := slices.DeleteFunc(m.started(), func(a *Attachment) bool {
+		return slices.ContainsFunc(tried, func(b *Attachment) bool { return a == b || b.wrong && a.secret == b.secret })
+	})
 	if len(left) == 0 || len(tried) >= mostTries || m.closed {
 		return nil, time.Time{}, nil
 	}
@@ -105,6 +107,7 @@ func (m *Manager) another(worst outcome, last *outcome) outcome {
 	defer m.mu.Unlock()
 	tell := worst
 	if last != nil {
+		last.by.wrong = last.failure.Kind == KindSecret
 		if last.by.detached || m.closed {
 			return worst
 		}

@@ -73,6 +73,12 @@ func newFleet() fleet {
 	}
 }
 
+// stored takes note of a record that this gateway has written.
+func (s *fleet) stored(r *record) {
+	s.serial, s.record, s.looked = r.Serial, r, time.Now()
+	s.delays, s.vanished = 0, 0
+}
+
 // refuse remembers a token that was rejected.
 func (s *fleet) refuse(secret string) {
 	s.forgive(secret)
@@ -204,7 +210,7 @@ func (m *Manager) meet(r *record) bool {
 		return false
 	}
 	tok := m.tokenOf(r, now, last)
-	if !tok.usable() {
+	if !tok.usable() || m.preferOwn(r) {
 		return false
 	}
 	m.install(tok, m.asideSecret())
@@ -212,6 +218,15 @@ func (m *Manager) meet(r *record) bool {
 	m.noteStore(&m.fleet.writeErr, nil) // somebody writes
 	m.emit(Event{Kind: Adopted, NextTry: m.nextTry}, nil)
 	return true
+}
+
+// preferOwn reports whether the current token is one that the fleet does not know,
+// and seems to be of later date than r's: then r's may be at its end because of it.
+// The next fetch will get one for all.
+func (m *Manager) preferOwn(r *record) bool {
+	own := m.current.Load()
+	return own.usable() && own.serial == 0 && own.secret != r.Token &&
+		r.IssuedAt < time.Now().Add(-time.Since(own.obtained)).UnixMilli()
 }
 
 // tokenOf works out how old a record's token is. It was stored since the last look,

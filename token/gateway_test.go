@@ -5,6 +5,7 @@ package token
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -143,22 +144,35 @@ func (f *testFleet) waited() (longest time.Duration) {
 	return longest
 }
 
-// agree makes sure that all gateways have the token that WeChat issued last, and
-// that it is in the store.
+// agree makes sure that within two minutes all gateways have the token that WeChat
+// issued last, and that it is in the store.
 func (f *testFleet) agree(t *testing.T) {
 	t.Helper()
+	why := f.disagree()
+	for start := time.Now(); why != "" && time.Since(start) < 2*time.Minute; why = f.disagree() {
+		time.Sleep(time.Second)
+	}
+	if why != "" {
+		t.Error(why)
+	}
+	f.server.set(func(s *memServer) {
+		for i, r := range s.writes {
+			if i > 0 && r.Serial < s.writes[i-1].Serial {
+				t.Errorf("an older serial was written over a newer one")
+			}
+		}
+	})
+}
+
+func (f *testFleet) disagree() string {
 	want := f.wechat.latest()
 	for i, g := range f.gateways {
-		if tok := g.current.Load(); !g.closed && (tok == nil || tok.secret != want) {
-			t.Errorf("gateway %d has not the token that was issued last", i)
+		if tok := g.current.Load(); g.ctx.Err() == nil && (tok == nil || tok.secret != want) {
+			return fmt.Sprintf("gateway %d has not the token that was issued last", i)
 		}
 	}
 	if r := f.server.token(); r == nil || r.Token != want {
-		t.Error("the token that was issued last is not in the store")
+		return "the token that was issued last is not in the store"
 	}
-	for i, r := range f.server.writes {
-		if i > 0 && r.Serial < f.server.writes[i-1].Serial {
-			t.Errorf("an older serial was written over a newer one")
-		}
-	}
+	return ""
 }

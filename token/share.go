@@ -11,6 +11,26 @@ import (
 
 // attemptShared is a flight of a manager that shares.
 func (m *Manager) attemptShared(ctx context.Context, f *flight, s *shelf) outcome {
+	for {
+		out, err := m.attemptWith(ctx, f, s)
+		if err == nil {
+			return out
+		}
+		next := m.successor(s)
+		switch {
+		case next != nil: // its config is gone, and has closed it
+			s = next
+		case m.needs(f):
+			return m.alone(ctx, f)
+		default: // a token that lasts waits for the store to recover
+			return outcome{}
+		}
+	}
+}
+
+// attemptWith is an attempt with one store. An error is the store's; the issuer was
+// not called then.
+func (m *Manager) attemptWith(ctx context.Context, f *flight, s *shelf) (outcome, error) {
 	news, err := m.look(ctx, s)
 	m.mu.Lock()
 	only, own := f.lookOnly, f.own
@@ -18,40 +38,39 @@ func (m *Manager) attemptShared(ctx context.Context, f *flight, s *shelf) outcom
 	switch {
 	case only:
 		m.restore(ctx, s)
-		return outcome{}
-	case news && !own:
-		return outcome{}
-	case err != nil:
-		return m.alone(ctx, f)
+		return outcome{}, nil
+	case err != nil || news && !own:
+		return outcome{}, err
 	}
 	c, news, err := m.claim(ctx, f, s)
-	switch {
-	case err != nil:
-		return m.alone(ctx, f)
-	case c == nil:
-		return outcome{orphan: !news}
+	if c == nil {
+		return outcome{orphan: !news}, err
 	}
 	defer c.release()
 	force, failure, err := m.enterBooks(ctx, f, s)
-	switch {
-	case err != nil:
-		return m.alone(ctx, f)
-	case failure != nil:
-		return outcome{failure: failure}
+	if err != nil || failure != nil {
+		return outcome{failure: failure}, err
 	}
 	out := m.call(ctx, f, force)
 	if out.asked {
-		return m.put(ctx, f, s, out)
+		out = m.put(ctx, f, s, out)
 	}
-	return out
+	return out, nil
 }
 
-// alone is for when the store fails. A gateway whose token lasts waits for the
-// store to recover; one that needs a token gets it, for itself.
-func (m *Manager) alone(ctx context.Context, f *flight) outcome {
-	if !m.needs(f) {
-		return outcome{}
+// successor returns the store to use in place of s, or nil: s is the one.
+func (m *Manager) successor(s *shelf) *shelf {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if next := m.shelf(); next != s {
+		return next
 	}
+	return nil
+}
+
+// alone is for when the store fails and a token is needed: the gateway gets one for
+// itself.
+func (m *Manager) alone(ctx context.Context, f *flight) outcome {
 	m.mu.Lock()
 	ok := m.fleet.alone.take(time.Now())
 	m.mu.Unlock()
@@ -95,28 +114,35 @@ func (m *Manager) noted(at *error, err error) error {
 // put stores what the issuer gave, unless somebody has stored something newer
 // meanwhile: then that is used. If it cannot be stored it is good all the same.
 func (m *Manager) put(ctx context.Context, f *flight, s *shelf, out outcome) outcome {
-	switch news, err := m.look(ctx, s); {
-	case err != nil:
-		return out
-	case news && !f.strict(m):
-		return outcome{}
+	for s != nil {
+		news, err := m.look(ctx, s)
+		if news && !f.strict(m) {
+			return outcome{}
+		}
+		if err == nil {
+			r := m.recordOf(out)
+			if err = m.noted(&m.fleet.writeErr, s.save(ctx, "token", r)); err == nil {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.fleet.stored(r)
+				out.serial = r.Serial
+				return out
+			}
+		}
+		s = m.successor(s)
 	}
-	m.mu.Lock()
-	r := &record{
-		Serial: max(m.fleet.serial+1, time.Now().UnixMilli()), Token: out.reply.AccessToken,
-		IssuedAt: time.Now().Add(-since(out.start)).UnixMilli(), ExpiresIn: out.reply.ExpiresIn.Milliseconds(),
-		RefreshIn: out.reply.RefreshIn.Milliseconds(),
-	}
-	m.mu.Unlock()
-	if m.noted(&m.fleet.writeErr, s.save(ctx, "token", r)) != nil {
-		return out
-	}
+	return out
+}
+
+func (m *Manager) recordOf(out outcome) *record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fleet.serial, m.fleet.record, m.fleet.delays, m.fleet.vanished = r.Serial, r, 0, 0
-	m.fleet.looked = time.Now()
-	out.serial = r.Serial
-	return out
+	now := time.Now()
+	return &record{
+		Serial: max(m.fleet.serial+1, now.UnixMilli()), Token: out.reply.AccessToken,
+		IssuedAt: now.Add(-now.Sub(out.start)).UnixMilli(), ExpiresIn: out.reply.ExpiresIn.Milliseconds(),
+		RefreshIn: out.reply.RefreshIn.Milliseconds(),
+	}
 }
 
 // strict reports whether the issuer must be called whatever is in the store.

@@ -25,10 +25,11 @@ const (
 	probePause = 30 * time.Second
 	mostProbes = 3
 
-	// A lock that is not given back at once is tried to be unlocked again, after
-	// unlockPause and then twice as long each time.
+	// Unlocking that fails is tried again after unlockPause, then twice as long each
+	// time and every unlockMost in the end: for 11 minutes, all in all.
 	unlockPause = time.Second
-	unlockTries = 5
+	unlockMost  = time.Minute
+	unlockTries = 16
 )
 
 var errStoreHangs = errors.New("earlier accesses to the store still hang")
@@ -224,7 +225,7 @@ func (l *lock) unlock() {
 			break
 		}
 		time.Sleep(pause)
-		pause *= 2
+		pause = min(2*pause, unlockMost)
 	}
 	l.end()
 }

@@ -3,6 +3,7 @@ package token
 // Stores for tests, with the habits of those that people use.
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,7 @@ type memServer struct {
 	readOnly bool
 	paused   bool // for as long as that lasts, whatever the context says
 	hang     bool // for a day, whatever the context says
+	hanging  int  // accesses
 	stale    int  // so many reads give what was before the last write
 	writes   []*record
 }
@@ -93,7 +95,10 @@ func (s *memServer) client() *memStore { return &memStore{memServer: s} }
 
 // begin waits, and tells what the access ends with, with the lock held.
 func (s *memStore) begin(write bool) error {
-	time.Sleep(s.latency)
+	s.mu.Lock()
+	latency := s.latency
+	s.mu.Unlock()
+	time.Sleep(latency)
 	s.mu.Lock()
 	for s.paused {
 		s.mu.Unlock()
@@ -101,9 +106,11 @@ func (s *memStore) begin(write bool) error {
 		s.mu.Lock()
 	}
 	if s.hang {
+		s.hanging++
 		s.mu.Unlock()
 		time.Sleep(24 * time.Hour)
 		s.mu.Lock()
+		s.hanging--
 	}
 	switch {
 	case s.dead:
@@ -186,7 +193,11 @@ func (s *memStore) tryLock(ctx context.Context, key string) bool {
 	if s.lockStale > 0 {
 		patience = s.lockStale
 	}
-	if ok && !s.lockNothing && (!held.by.dead || time.Since(held.at) < patience) {
+	gone := ok && (held.by.dead || held.by.closed != nil) // nobody renews it
+	if !gone {
+		patience = time.Hour
+	}
+	if ok && !s.lockNothing && time.Since(held.at) < patience {
 		return false
 	}
 	s.locks[key] = heldLock{s, time.Now()}
@@ -225,7 +236,7 @@ func (s *memStore) Unlock(_ context.Context, key string) error {
 // when they are written; they are not read as such.
 func shift(raw []byte, by time.Duration) []byte {
 	var fields map[string]any
-	if by == 0 || json.Unmarshal(raw, &fields) != nil {
+	if by == 0 || !bytes.Contains(raw, []byte(`_at"`)) || json.Unmarshal(raw, &fields) != nil {
 		return raw
 	}
 	for _, name := range []string{"issued_at", "spent_at"} {
@@ -250,7 +261,6 @@ type wechat struct {
 	last    string
 	err     error
 	poison  bool // accept no token
-	holding chan struct{}
 }
 
 func newWechat(classic bool) *wechat {

@@ -59,10 +59,10 @@ func TestTokenFailureKinds(t *testing.T) {
 				}
 				for time.Since(start) < time.Hour {
 					mustFailAtOnce(t, m)
-					time.Sleep(100 * time.Millisecond)
 					if n := src.count(); n > tc.inAMinute && time.Since(start) < time.Minute {
 						t.Fatalf("%d calls in the first minute", n)
 					}
+					time.Sleep(time.Since(start)/100 + 100*time.Millisecond)
 				}
 				if n := src.count(); n > tc.inAnHour {
 					t.Errorf("%d calls in an hour", n)
