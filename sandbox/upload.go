@@ -67,9 +67,10 @@ func (s *Server) receive(c *call) (m *storedMedia, e *apiError, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	f := parseForm(c.r.Header.Get("Content-Type"), body)
 	s.mu.Lock()
 	release()
-	m, e = s.store(c, body)
+	m, e = s.store(c, f)
 	hook := s.hooks.stored
 	s.mu.Unlock()
 	if e == nil && hook != nil {
@@ -79,7 +80,7 @@ func (s *Server) receive(c *call) (m *storedMedia, e *apiError, err error) {
 }
 
 // store checks an upload and keeps its media. s.mu is held.
-func (s *Server) store(c *call, body []byte) (*storedMedia, *apiError) {
+func (s *Server) store(c *call, f form) (*storedMedia, *apiError) {
 	a, e := s.checkToken(c)
 	if e != nil {
 		return nil, e
@@ -95,27 +96,26 @@ func (s *Server) store(c *call, body []byte) (*storedMedia, *apiError) {
 	if !ok {
 		return nil, errMediaType
 	}
-	filename, content, e := findMedia(c.r.Header.Get("Content-Type"), body)
-	if e != nil {
-		return nil, e
+	if f.err != nil {
+		return nil, f.err
 	}
-	extension := extensionOf(filename)
+	extension := extensionOf(f.filename)
 	switch {
 	case kind.extensions != nil && !slices.Contains(kind.extensions, extension):
 		return nil, errFileType
-	case len(content) == 0:
+	case len(f.content) == 0:
 		return nil, errEmptyMedia
-	case len(content) < a.platform.smallest:
+	case len(f.content) < a.platform.smallest:
 		return nil, errMediaSize
-	case len(content) > kind.limit:
+	case len(f.content) > kind.limit:
 		return nil, kind.tooLarge
-	case kind.extensions != nil && !looksLike(extension, content):
+	case kind.extensions != nil && !looksLike(extension, f.content):
 		// "suffix and type differ" is seen to get 40005; that it is told by the first
 		// bytes, and that it comes for each of the types, is a guess.
 		// https://developers.weixin.qq.com/community/develop/doc/0000ea2300cb2855d3fb32f815a400
 		return nil, errFileType
 	}
-	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: filename, extension: extension, content: content})
+	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: f.filename, extension: extension, content: f.content})
 }
 
 // keep takes media into the store. s.mu is held.

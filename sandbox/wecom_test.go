@@ -32,7 +32,7 @@ func (w *world) corpToken(corp, secret string) (code int, r tokenReply) {
 func (w *world) corpUpload(token, mediaType, filename, content string) (code int, id string) {
 	w.t.Helper()
 	_, body := w.do("POST", "/cgi-bin/media/upload?type="+mediaType+"&access_token="+token, formType,
-		strings.NewReader(form(`form-data; name="media"; filename="`+filename+`"`, content)))
+		strings.NewReader(formOf(`form-data; name="media"; filename="`+filename+`"`, content)))
 	if code := errcode(w.t, body); code != 0 {
 		return code, ""
 	}
