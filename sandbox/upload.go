@@ -92,30 +92,38 @@ func (s *Server) store(c *call, f form) (*storedMedia, *apiError) {
 	if len(types) != 1 {
 		return nil, errMediaType
 	}
-	kind, ok := a.platform.mediaTypes[types[0]]
+	if e := a.platform.check(types[0], f); e != nil {
+		return nil, e
+	}
+	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: f.filename, extension: extensionOf(f.filename), content: f.content})
+}
+
+// check returns what is wrong with an upload of a type.
+func (p *platform) check(mediaType string, f form) *apiError {
+	kind, ok := p.mediaTypes[mediaType]
 	if !ok {
-		return nil, errMediaType
+		return errMediaType
 	}
 	if f.err != nil {
-		return nil, f.err
+		return f.err
 	}
 	extension := extensionOf(f.filename)
 	switch {
 	case kind.extensions != nil && !slices.Contains(kind.extensions, extension):
-		return nil, errFileType
+		return errFileType
 	case len(f.content) == 0:
-		return nil, errEmptyMedia
-	case len(f.content) < a.platform.smallest:
-		return nil, errMediaSize
+		return errEmptyMedia
+	case len(f.content) < p.smallest:
+		return errMediaSize
 	case len(f.content) > kind.limit:
-		return nil, kind.tooLarge
+		return kind.tooLarge
 	case kind.extensions != nil && !looksLike(extension, f.content):
 		// "suffix and type differ" is seen to get 40005; that it is told by the first
 		// bytes, and that it comes for each of the types, is a guess.
 		// https://developers.weixin.qq.com/community/develop/doc/0000ea2300cb2855d3fb32f815a400
-		return nil, errFileType
+		return errFileType
 	}
-	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: f.filename, extension: extension, content: f.content})
+	return nil
 }
 
 // keep takes media into the store. s.mu is held.
