@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 	w.Cut(MediaUpload, 1000, 1)
 	stored, _ := w.Stored()
 	if _, err := http.Post(w.URL+"/cgi-bin/media/upload?type=image&access_token="+w.stable(false).AccessToken, formType,
-		strings.NewReader(form(`form-data; name="media"; filename="a.jpg"`, content))); err == nil {
+		strings.NewReader(formOf(`form-data; name="media"; filename="a.jpg"`, content))); err == nil {
 		t.Error("a cut upload was answered")
 	}
 	if n, used := w.Stored(); n != stored || used > 51_000 {
@@ -73,7 +73,7 @@ func TestFaults(t *testing.T) {
 	w.OnUploadProgress(func(n int64) { progress = n })
 	w.OnStored(func(id string, content []byte) { uploads = append(uploads, id+string(content)) })
 	_, id = w.upload("image", "a.jpg", jpegHead)
-	if fmt.Sprint(seen) != "[stable_token upload]" || progress != int64(len(form(`form-data; name="media"; filename="a.jpg"`, jpegHead))) || fmt.Sprint(uploads) != "["+id+jpegHead+"]" {
+	if fmt.Sprint(seen) != "[stable_token upload]" || progress != int64(len(formOf(`form-data; name="media"; filename="a.jpg"`, jpegHead))) || fmt.Sprint(uploads) != "["+id+jpegHead+"]" {
 		t.Errorf("hooks saw %v, %d bytes, %v", seen, progress, uploads)
 	}
 
@@ -163,7 +163,7 @@ func TestRate(t *testing.T) {
 		s.AddToken(appID, token, time.Hour)
 		s.SetRate(MediaUpload, 1000)
 		s.SetRate(MediaGet, 5000)
-		body := form(`form-data; name="media"; filename="a.jpg"`, jpeg(10_000))
+		body := formOf(`form-data; name="media"; filename="a.jpg"`, jpeg(10_000))
 		r := httptest.NewRequest("POST", "/cgi-bin/media/upload?type=image&access_token="+token, strings.NewReader(body))
 		r.Header.Set("Content-Type", formType)
 		rec, start := httptest.NewRecorder(), time.Now()

@@ -9,25 +9,30 @@ import (
 	"strings"
 )
 
-// findMedia looks for the part named media, which must have a quoted filename. Its
+// form is what there is in one: media with a filename, or what is wrong with it.
+type form struct {
+	filename string // as it was sent
+	content  []byte
+	err      *apiError
+}
+
+// parseForm looks for the part named media, which must have a quoted filename. Its
 // lines end in CRLF: https://github.com/daixinkai/feign.net/pull/13. The filename comes
 // back as it was sent, percent signs and all, and a filename* is nothing to WeChat:
 // https://github.com/fudiwei/DotNetCore.SKIT.FlurlHttpClient.Wechat/issues/40
-func findMedia(contentType string, body []byte) (filename string, content []byte, e *apiError) {
+func parseForm(contentType string, body []byte) form {
 	if len(body) == 0 {
-		return "", nil, errEmptyPost
+		return form{err: errEmptyPost}
 	}
 	boundary := boundaryOf(contentType, body)
-	if boundary == "" {
-		return "", nil, errMediaMissing
-	}
-	if !bytes.HasPrefix(body, []byte("--"+boundary+"\r\n")) && !bytes.Contains(body, []byte("\r\n--"+boundary+"\r\n")) {
-		return "", nil, errMediaMissing
+	first := []byte("--" + boundary + "\r\n")
+	if boundary == "" || !bytes.HasPrefix(body, first) && !bytes.Contains(body, append([]byte("\r\n"), first...)) {
+		return form{err: errMediaMissing}
 	}
 	for reader := multipart.NewReader(bytes.NewReader(body), boundary); ; {
 		part, err := reader.NextRawPart()
 		if err != nil {
-			return "", nil, errMediaMissing // io.EOF, or not well-formed
+			return form{err: errMediaMissing} // io.EOF, or not well-formed
 		}
 		quoted := quotedFilename.FindStringSubmatch(part.Header.Get("Content-Disposition"))
 		if part.FormName() != "media" || quoted == nil {
@@ -35,9 +40,9 @@ func findMedia(contentType string, body []byte) (filename string, content []byte
 		}
 		buf := bytes.NewBuffer(make([]byte, 0, len(body)+bytes.MinRead))
 		if _, err = buf.ReadFrom(part); err != nil {
-			return "", nil, errMediaMissing
+			return form{err: errMediaMissing}
 		}
-		return quoted[1], buf.Bytes(), nil
+		return form{filename: quoted[1], content: buf.Bytes()}
 	}
 }
 

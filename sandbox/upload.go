@@ -67,9 +67,10 @@ func (s *Server) receive(c *call) (m *storedMedia, e *apiError, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	f := parseForm(c.r.Header.Get("Content-Type"), body)
 	s.mu.Lock()
 	release()
-	m, e = s.store(c, body)
+	m, e = s.store(c, f)
 	hook := s.hooks.stored
 	s.mu.Unlock()
 	if e == nil && hook != nil {
@@ -79,7 +80,7 @@ func (s *Server) receive(c *call) (m *storedMedia, e *apiError, err error) {
 }
 
 // store checks an upload and keeps its media. s.mu is held.
-func (s *Server) store(c *call, body []byte) (*storedMedia, *apiError) {
+func (s *Server) store(c *call, f form) (*storedMedia, *apiError) {
 	a, e := s.checkToken(c)
 	if e != nil {
 		return nil, e
@@ -91,31 +92,38 @@ func (s *Server) store(c *call, body []byte) (*storedMedia, *apiError) {
 	if len(types) != 1 {
 		return nil, errMediaType
 	}
-	kind, ok := a.platform.mediaTypes[types[0]]
-	if !ok {
-		return nil, errMediaType
-	}
-	filename, content, e := findMedia(c.r.Header.Get("Content-Type"), body)
-	if e != nil {
+	if e := a.platform.check(types[0], f); e != nil {
 		return nil, e
 	}
-	extension := extensionOf(filename)
+	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: f.filename, extension: extensionOf(f.filename), content: f.content})
+}
+
+// check returns what is wrong with an upload of a type.
+func (p *platform) check(mediaType string, f form) *apiError {
+	kind, ok := p.mediaTypes[mediaType]
+	if !ok {
+		return errMediaType
+	}
+	if f.err != nil {
+		return f.err
+	}
+	extension := extensionOf(f.filename)
 	switch {
 	case kind.extensions != nil && !slices.Contains(kind.extensions, extension):
-		return nil, errFileType
-	case len(content) == 0:
-		return nil, errEmptyMedia
-	case len(content) < a.platform.smallest:
-		return nil, errMediaSize
-	case len(content) > kind.limit:
-		return nil, kind.tooLarge
-	case kind.extensions != nil && !looksLike(extension, content):
+		return errFileType
+	case len(f.content) == 0:
+		return errEmptyMedia
+	case len(f.content) < p.smallest:
+		return errMediaSize
+	case len(f.content) > kind.limit:
+		return kind.tooLarge
+	case kind.extensions != nil && !looksLike(extension, f.content):
 		// "suffix and type differ" is seen to get 40005; that it is told by the first
 		// bytes, and that it comes for each of the types, is a guess.
 		// https://developers.weixin.qq.com/community/develop/doc/0000ea2300cb2855d3fb32f815a400
-		return nil, errFileType
+		return errFileType
 	}
-	return s.keep(&storedMedia{owner: a.owner, mediaType: types[0], filename: filename, extension: extension, content: content})
+	return nil
 }
 
 // keep takes media into the store. s.mu is held.

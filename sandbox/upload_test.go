@@ -20,42 +20,38 @@ func TestUploadRefusals(t *testing.T) {
 		query, contentType, body string
 		want                     int
 	}{
-		"no type":                  {"", formType, form(media, x), 40004},
-		"unknown type":             {"type=gif", formType, form(media, x), 40004},
-		"WeCom's type":             {"type=file", formType, form(media, x), 40004},
-		"type in quotes":           {"type=%22image%22", formType, form(media, x), 40004},
-		"type twice":               {"type=image&type=image", formType, form(media, x), 40004},
-		"not a form":               {"type=image", "image/jpeg", form(media, x), 41005},
-		"no content type":          {"type=image", "", form(media, x), 41005},
-		"boundary in quotes":       {"type=image", `multipart/form-data; boundary="b0undary"`, form(media, x), 41005},
-		"charset behind it":        {"type=image", formType + "; charset=UTF-8", form(media, x), 41005},
-		"a semicolon behind it":    {"type=image", formType + ";", form(media, x), 41005},
-		"another boundary":         {"type=image", "multipart/form-data; boundary=other", form(media, x), 41005},
-		"empty boundary":           {"type=image", "multipart/form-data; boundary=", form(media, x), 41005},
+		"no type":                  {"", formType, formOf(media, x), 40004},
+		"unknown type":             {"type=gif", formType, formOf(media, x), 40004},
+		"WeCom's type":             {"type=file", formType, formOf(media, x), 40004},
+		"type in quotes":           {"type=%22image%22", formType, formOf(media, x), 40004},
+		"type twice":               {"type=image&type=image", formType, formOf(media, x), 40004},
+		"not a form":               {"type=image", "image/jpeg", formOf(media, x), 41005},
+		"no content type":          {"type=image", "", formOf(media, x), 41005},
+		"boundary in quotes":       {"type=image", `multipart/form-data; boundary="b0undary"`, formOf(media, x), 41005},
+		"charset behind it":        {"type=image", formType + "; charset=UTF-8", formOf(media, x), 41005},
+		"a semicolon behind it":    {"type=image", formType + ";", formOf(media, x), 41005},
+		"another boundary":         {"type=image", "multipart/form-data; boundary=other", formOf(media, x), 41005},
+		"empty boundary":           {"type=image", "multipart/form-data; boundary=", formOf(media, x), 41005},
 		"no boundary anywhere":     {"type=image", "multipart/form-data", x, 41005},
-		"part of another name":     {"type=image", formType, form(`form-data; name="file"; filename="a.jpg"`, x), 41005},
-		"no filename":              {"type=image", formType, form(`form-data; name="media"`, x), 41005},
-		"empty filename":           {"type=image", formType, form(named(""), x), 41005},
-		"filename without quotes":  {"type=image", formType, form(`form-data; name="media"; filename=a.jpg`, x), 41005},
-		"filename*":                {"type=image", formType, form(`form-data; name="media"; filename*=UTF-8''a.jpg`, x), 41005},
-		"wrong line ends":          {"type=image", formType, strings.ReplaceAll(form(media, x), "\r\n", "\n"), 41005},
-		"cut off":                  {"type=image", formType, form(media, x)[:80], 41005},
-		"no extension":             {"type=image", formType, form(named("a"), x), 40005},
-		"another type's extension": {"type=image", formType, form(named("a.mp3"), "ID3"), 40005},
-		"no bytes":                 {"type=image", formType, form(media, ""), 44001},
+		"part of another name":     {"type=image", formType, formOf(`form-data; name="file"; filename="a.jpg"`, x), 41005},
+		"no filename":              {"type=image", formType, formOf(`form-data; name="media"`, x), 41005},
+		"empty filename":           {"type=image", formType, formOf(named(""), x), 41005},
+		"filename without quotes":  {"type=image", formType, formOf(`form-data; name="media"; filename=a.jpg`, x), 41005},
+		"filename*":                {"type=image", formType, formOf(`form-data; name="media"; filename*=UTF-8''a.jpg`, x), 41005},
+		"wrong line ends":          {"type=image", formType, strings.ReplaceAll(formOf(media, x), "\r\n", "\n"), 41005},
+		"cut off":                  {"type=image", formType, formOf(media, x)[:80], 41005},
+		"no extension":             {"type=image", formType, formOf(named("a"), x), 40005},
+		"another type's extension": {"type=image", formType, formOf(named("a.mp3"), "ID3"), 40005},
+		"no bytes":                 {"type=image", formType, formOf(media, ""), 44001},
 		"no body":                  {"type=image", formType, "", 44002},
-		"image too large":          {"type=image", formType, form(media, jpeg(10<<20+1)), 40009},
-		"voice too large":          {"type=voice", formType, form(named("a.amr"), "#!AMR"+strings.Repeat("x", 2<<20)), 40010},
-		"video too large":          {"type=video", formType, form(named("a.mp4"), mp4Head+strings.Repeat("x", 10<<20)), 40011},
-		"thumb too large":          {"type=thumb", formType, form(media, jpeg(64<<10+1)), 40012},
-		"far too large":            {"type=image", formType, form(media, jpeg(12<<20)), 45001},
-		"the largest":              {"type=image", formType, form(media, jpeg(10<<20)), 0},
-		"no boundary in the type":  {"type=image", "multipart/form-data", form(media, x), 0},
-		"only a charset":           {"type=image", "multipart/form-data; charset=ISO-8859-1", form(media, x), 0},
+		"far too large":            {"type=image", formType, formOf(media, jpeg(12<<20)), 45001},
+		"the largest":              {"type=image", formType, formOf(media, jpeg(10<<20)), 0},
+		"no boundary in the type":  {"type=image", "multipart/form-data", formOf(media, x), 0},
+		"only a charset":           {"type=image", "multipart/form-data; charset=ISO-8859-1", formOf(media, x), 0},
 		"boundary that is no token": {"type=image", "multipart/form-data; boundary====1656457491496===",
-			strings.ReplaceAll(form(media, x), "b0undary", "===1656457491496==="), 0},
+			strings.ReplaceAll(formOf(media, x), "b0undary", "===1656457491496==="), 0},
 		"among other parts": {"type=image", formType,
-			"--b0undary\r\nContent-Disposition: form-data; name=\"description\"\r\n\r\n{}\r\n" + form(media, x), 0},
+			"--b0undary\r\nContent-Disposition: form-data; name=\"description\"\r\n\r\n{}\r\n" + formOf(media, x), 0},
 	} {
 		req, _ := http.NewRequest("POST", w.URL+"/cgi-bin/media/upload?"+tc.query+"&access_token="+token, strings.NewReader(tc.body))
 		if tc.contentType != "" {
@@ -74,14 +70,14 @@ func TestUploadRefusals(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", name, res.StatusCode, got, tc.want)
 		}
 	}
-	res, got := w.do("POST", "/cgi-bin/media/upload?type=image&access_token="+token, formType, io.MultiReader(strings.NewReader(form(media, x))))
+	res, got := w.do("POST", "/cgi-bin/media/upload?type=image&access_token="+token, formType, io.MultiReader(strings.NewReader(formOf(media, x))))
 	if res.StatusCode != 412 || len(got) != 0 {
 		t.Errorf("without Content-Length: %d %q", res.StatusCode, got)
 	}
 	if _, got := w.do("GET", "/cgi-bin/media/upload?type=image", "", nil); errcode(t, got) != 43002 {
 		t.Errorf("GET: %s", got)
 	}
-	if _, got := w.do("POST", "/cgi-bin/media/upload?type=image", formType, strings.NewReader(form(media, x))); errcode(t, got) != 41001 {
+	if _, got := w.do("POST", "/cgi-bin/media/upload?type=image", formType, strings.NewReader(formOf(media, x))); errcode(t, got) != 41001 {
 		t.Errorf("no token: %s", got)
 	}
 	w.opts.CheckTokenFirst = true
@@ -125,6 +121,41 @@ func TestContentMustBeWhatItsNameSays(t *testing.T) {
 	}
 }
 
+// Each type has a limit and a code for what is beyond it.
+func TestSizes(t *testing.T) {
+	for _, tc := range []struct {
+		p                         *platform
+		mediaType, filename, head string
+		limit, beyond             int
+	}{
+		{wechat, "image", "a.jpg", jpegHead, 10 << 20, 40009},
+		{wechat, "voice", "a.amr", "#!AMR", 2 << 20, 40010},
+		{wechat, "video", "a.mp4", mp4Head, 10 << 20, 40011},
+		{wechat, "thumb", "a.jpg", jpegHead, 64 << 10, 40012},
+		{wecom, "image", "a.jpg", jpegHead, 10 << 20, 40009},
+		{wecom, "voice", "a.amr", "#!AMR", 2 << 20, 40010},
+		{wecom, "video", "a.mp4", mp4Head, 10 << 20, 40011},
+		{wecom, "file", "no extension", "", 20 << 20, 45001},
+	} {
+		content := make([]byte, tc.limit+1)
+		copy(content, tc.head)
+		if e := tc.p.check(tc.mediaType, form{filename: tc.filename, content: content}); e == nil || e.code != tc.beyond {
+			t.Errorf("%s beyond %d: %v, want %d", tc.mediaType, tc.limit, e, tc.beyond)
+		}
+		for _, size := range []int{tc.limit, 6} {
+			content := make([]byte, max(size, len(tc.head)))
+			copy(content, tc.head)
+			if e := tc.p.check(tc.mediaType, form{filename: tc.filename, content: content}); e != nil {
+				t.Errorf("%s of %d: %v", tc.mediaType, len(content), e)
+			}
+		}
+		e := tc.p.check(tc.mediaType, form{filename: tc.filename, content: make([]byte, 5)})
+		if tooSmall := e != nil && e.code == 40006; tooSmall != (tc.p == wecom) {
+			t.Errorf("%s of 5 bytes: %v", tc.mediaType, e)
+		}
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	const size, limit = 100_000, 1_000_000
 	w := newWorld(t, Options{MaxMemory: limit})
@@ -155,9 +186,9 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	w := newWorld(t, Options{MaxMemory: 1 << 20})
 	var wg sync.WaitGroup
-	for i := range 20 {
+	for i := range 10 {
 		wg.Go(func() {
-			for range 20 {
+			for range 10 {
 				code, id := w.upload("image", "a.jpg", jpeg(10_000+i))
 				if code != 0 && code != 40001 && code != -1 {
 					t.Errorf("errcode %d", code)

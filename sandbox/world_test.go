@@ -141,8 +141,8 @@ func (w *world) check(token string) int {
 	return 0
 }
 
-// form writes a multipart body by hand, so that it can be wrong in every way.
-func form(disposition, content string) string {
+// formOf writes a multipart body by hand, so that it can be wrong in every way.
+func formOf(disposition, content string) string {
 	return "--b0undary\r\nContent-Disposition: " + disposition + "\r\nContent-Type: application/octet-stream\r\n\r\n" + content + "\r\n--b0undary--\r\n"
 }
 
@@ -151,7 +151,7 @@ const formType = "multipart/form-data; boundary=b0undary"
 func (w *world) upload(mediaType, filename, content string) (int, string) {
 	w.t.Helper()
 	res, body := w.do("POST", "/cgi-bin/media/upload?type="+mediaType+"&access_token="+w.stable(false).AccessToken, formType,
-		strings.NewReader(form(`form-data; name="media"; filename="`+filename+`"`, content)))
+		strings.NewReader(formOf(`form-data; name="media"; filename="`+filename+`"`, content)))
 	var r struct {
 		Type      string `json:"type"`
 		MediaID   string `json:"media_id"`

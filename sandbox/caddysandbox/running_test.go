@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,7 +165,7 @@ func TestAccessLog(t *testing.T) {
 		ask("127.0.0.1:"+port, "GET", target)
 		want = append(want, uri)
 	}
-	all, access := logLines(t)
+	_, access := logLines(t)
 	if len(access) != len(want) {
 		t.Errorf("%d lines, want %d", len(access), len(want))
 	}
@@ -182,7 +183,7 @@ func TestAccessLog(t *testing.T) {
 
 	ask("127.0.0.1:"+port, "GET", "/cgi-bin/quiet")
 	ask("127.0.0.3:"+port, "GET", "/cgi-bin/media/get?access_token="+token.AccessToken)
-	all, access = logLines(t)
+	all, access := logLines(t)
 	var named []string
 	for _, l := range access[len(want):] {
 		named = append(named, l.Logger)
@@ -319,10 +320,10 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 type pretendedConn struct {
 	net.Conn
-	closed bool
+	closed atomic.Bool
 }
 
-func (c *pretendedConn) Close() error { c.closed = true; return nil }
+func (c *pretendedConn) Close() error { c.closed.Store(true); return nil }
 
 // Twenty seconds, and anew after each request.
 func TestIdleTimeout(t *testing.T) {
@@ -334,8 +335,8 @@ func TestIdleTimeout(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
-			if conn.closed != want {
-				t.Errorf("closed: %t", conn.closed)
+			if got := conn.closed.Load(); got != want {
+				t.Errorf("closed: %t", got)
 			}
 		}
 		closer.state(conn, http.StateActive)
@@ -361,7 +362,7 @@ func TestIdleTimeout(t *testing.T) {
 		closer.state(gone, http.StateClosed)
 		closer.state(gone, http.StateIdle)
 		time.Sleep(time.Hour)
-		if gone.closed {
+		if gone.closed.Load() {
 			t.Error("closed once more")
 		}
 	})
