@@ -122,7 +122,8 @@ func (a *Attempt) handedOver(p *piece, all bool) {
 	}
 }
 
-// Close ends the attempt, and a Read or WriteTo of it that waits.
+// Close ends the attempt, and a Read or WriteTo of it that waits, unless that itself sits in a
+// read of the caller's body: it then ends with that.
 func (a *Attempt) Close() error {
 	u := a.u
 	u.mu.Lock()

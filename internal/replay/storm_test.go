@@ -264,6 +264,36 @@ func TestDrippingCallersHoldLittle(t *testing.T) {
 	}
 }
 
+// A large piece that a slow caller brings little for is not held until he has filled it.
+func TestTheNextPieceOfASlowCallerIsSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(0)
+		pr, pw := io.Pipe()
+		u := upload(pr, 1<<20, b)
+		a := u.Open(nil)
+		to := &gate{open: make(chan struct{})}
+		var all sync.WaitGroup
+		all.Go(func() {
+			_, _ = a.WriteTo(to)
+			_ = a.Close()
+		})
+		_, _ = pw.Write(make([]byte, 4*kib))
+		_, _ = pw.Write(make([]byte, 10)) // into a larger piece, which is read ahead
+		synctest.Wait()
+		if held := b.Outside(); held != 20*kib {
+			t.Errorf("%d bytes are held of two pieces", held)
+		}
+		close(to.open)
+		synctest.Wait()
+		if held := b.Outside(); held != 4*kib {
+			t.Errorf("%d bytes are held to wait for a slow caller", held)
+		}
+		u.Abandon(func() { _ = pr.CloseWithError(errBroken) })
+		all.Wait()
+		wantEmpty(t, b, "after all")
+	})
+}
+
 // gate takes everything once it is open.
 type gate struct{ open chan struct{} }
 

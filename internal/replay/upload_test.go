@@ -63,6 +63,7 @@ func TestEachAttemptReadsFromTheBeginning(t *testing.T) {
 				t.Fatalf("size %d: %d bytes, %v", size, len(got), err)
 			}
 			_ = a.Close()
+			_ = a.Close() // counts once
 		}
 		if !u.EverSent() || u.Unread() || u.CallerErr() != nil || u.Length() != int64(size) {
 			t.Errorf("size %d: sent %v, unread %v, %v, length %d", size, u.EverSent(), u.Unread(), u.CallerErr(), u.Length())
@@ -313,6 +314,14 @@ func TestSomeIsReadAndTheRestWritten(t *testing.T) {
 			_ = a.Close()
 		}
 		u.Finish()
+
+		u = upload(bytes.NewReader(body[:10]), 10, b)
+		a = u.Open(func() { t.Error("all is said to be sent") })
+		if _, err := a.WriteTo(brokenWriter{io.ErrClosedPipe}); !errors.Is(err, io.ErrClosedPipe) || !u.EverSent() {
+			t.Errorf("ended with %v, sent %v", err, u.EverSent())
+		}
+		_ = a.Close()
+		u.Finish()
 		wantEmpty(t, b, fmt.Sprint("limit ", limit))
 	}
 }
@@ -320,6 +329,38 @@ func TestSomeIsReadAndTheRestWritten(t *testing.T) {
 type brokenWriter struct{ err error }
 
 func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestCloseEndsAReadThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(1 << 20)
+		pr, pw := io.Pipe()
+		u := upload(pr, 100, b)
+		a := u.Open(nil)
+		go func() { _, _ = pw.Write(make([]byte, 10)) }()
+		if _, err := io.ReadFull(a, make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the rest is read ahead
+		ended := make(chan error, 1)
+		go func() {
+			_, err := a.Read(make([]byte, 10))
+			ended <- err
+		}()
+		synctest.Wait()
+		_ = a.Close()
+		synctest.Wait()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, ErrClosed) {
+				t.Errorf("ended with %v", err)
+			}
+		default:
+			t.Error("the read goes on")
+		}
+		u.Abandon(func() { _ = pw.Close() })
+		wantEmpty(t, b, "closed")
+	})
+}
 
 // A caller that leaves while the other side takes no more must be noticed, which takes
 // reading from him.
