@@ -77,7 +77,7 @@ func (a *Attempt) next(limit int) (from *piece, next []byte, all bool, err error
 			u.ahead = true
 			go u.readAhead()
 		}
-		if u.dropping && a == u.current {
+		if u.dropping {
 			u.drop()
 			u.changed.Broadcast() // to readAhead
 		}

@@ -438,6 +438,66 @@ func TestReadingAheadBehindHead(t *testing.T) {
 	})
 }
 
+// What is not kept is read ahead by a piece, each time that an attempt begins one.
+func TestReadingAheadByAPiece(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(0)
+		pr, pw := io.Pipe()
+		u := upload(pr, 1<<20, b)
+		a := u.Open(nil)
+		caller := &counter{}
+		var all sync.WaitGroup
+		all.Go(func() {
+			n, _ := pw.Write(make([]byte, 1<<20))
+			caller.n = int64(n)
+		})
+		for i, want := range []int64{20 * kib, 84 * kib} {
+			if _, err := io.CopyN(io.Discard, a, []int64{1, 4 * kib}[i]); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			u.mu.Lock()
+			if u.size != want {
+				t.Errorf("%d bytes are read when %d are wanted; want %d", u.size, a.off, want)
+			}
+			u.mu.Unlock()
+		}
+		u.Abandon(func() { t.Error("nothing was being read") })
+		_ = a.Close()
+		_ = pr.Close()
+		all.Wait()
+		if caller.n != 84*kib {
+			t.Errorf("%d bytes were read", caller.n)
+		}
+		wantEmpty(t, b, "after all")
+	})
+}
+
+// The memory that a read under way brings bytes into is nobody else's.
+func TestMemoryStaysWhileItIsReadInto(t *testing.T) {
+	for _, limit := range []int64{0, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			b := NewBudget(limit)
+			pr, pw := io.Pipe()
+			u := upload(pr, chunk, b)
+			a := u.Open(nil)
+			go func() { _, _ = pw.Write(make([]byte, 10)) }()
+			if _, err := a.Read(make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the next read waits
+			_ = a.Close()
+			u.Finish()
+			if held := b.InUse() + b.Outside(); held != 4*kib {
+				t.Errorf("%d bytes are held by a read under way", held)
+			}
+			_, _ = pw.Write(make([]byte, 10))
+			synctest.Wait()
+			wantEmpty(t, b, fmt.Sprint("limit ", limit))
+		})
+	}
+}
+
 func TestNothingIsReadAheadOnceItIsFinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(1 << 20)
@@ -608,6 +668,20 @@ func TestGather(t *testing.T) {
 		}
 		wantEmpty(t, b, name)
 	}
+}
+
+// Also one that is not gathered ends at its limit.
+func TestAnUploadOfUnknownLengthThatIsTooLarge(t *testing.T) {
+	body := randomBytes(20)
+	b := NewBudget(1 << 20)
+	u := New(bytes.NewReader(body), Options{Length: -1, Most: 10, Budget: b})
+	a := u.Open(func() { t.Error("all is said to be sent") })
+	if got, err := io.ReadAll(a); !bytes.Equal(got, body[:10]) || !errors.Is(err, ErrTooLarge) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	_ = a.Close()
+	u.Finish()
+	wantEmpty(t, b, "too large")
 }
 
 // counter counts what is read.
