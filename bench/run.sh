@@ -24,7 +24,8 @@ case ${1-} in
 	distance=(-rounds "$rounds" -calls 5 -lulls 1 -scale 0.05)
 	memory=(-rounds 1 -in-a-row 1 -size 1048576 -hold 2s)
 	;;
---report | --check) exec go run ./report "${1#--}" ;;
+--report) go run ./report report && exec gnuplot plot.gp ;;
+--check) exec go run ./report check ;;
 *) sed -n '2,/^set/{/^set/!p}' "$0" && exit 2 ;;
 esac
 [ "$(nproc)" -ge 2 ] || { echo "this takes a core for the gateway and one for all else"; exit 1; }
@@ -67,7 +68,7 @@ fail() { echo "$*" >&2; tail -n 5 "$dir"/*.log >&2; exit 1; }
 # await waits for a first answer on a port.
 await() {
 	for _ in $(seq 200); do
-		curl -s -o /dev/null "$@" && return
+		curl -sf -o /dev/null "$@" && return
 		sleep 0.05
 	done
 	fail "nobody answers: $*"
@@ -96,9 +97,18 @@ start_set() {
 	done
 }
 
-# ticks is the CPU time that a process has taken, in hundredths of a second; busy that of some cores.
+# ticks is the CPU time that a process has taken, in hundredths of a second.
 ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
-busy() { awk -v cores="$1" '/^cpu[0-9]/ { n = substr($1, 4); if (cores == "one" ? n == core : n != core) b += $2 + $3 + $4 + $7 + $8 } END { print b }' core=$gateway_core /proc/stat; }
+
+# cores prints four figures that only grow: time and busy time of the gateway's core, and of the others.
+cores() {
+	awk -v core=$gateway_core '/^cpu[0-9]/ {
+		i = substr($1, 4) == core ? 1 : 3
+		busy = $2 + $3 + $4 + $7 + $8
+		n[i] += busy + $5 + $6
+		n[i + 1] += busy
+	} END { print n[1], n[2], n[3], n[4] }' /proc/stat
+}
 
 # measure has wrk call one contender in one cell, get-339721-32 for instance.
 measure() {
@@ -110,23 +120,22 @@ measure() {
 		cmp -s "$dir/reply" "$dir/files/$size" || fail "$name: wrong picture, $reply"
 	else
 		picture=$dir/files/$size
-		reply=$(curl -s -o "$dir/reply" -w '%{size_header} %{size_download} %{size_upload}' -F "media=@$picture;filename=a.jpg" "$url")
+		reply=$(curl -s -o "$dir/reply" -w '%{size_header} %{size_download} %{size_upload}' -H Expect: -F "media=@$picture;filename=a.jpg" "$url")
 		grep -q "\"media_id\":\"${reply##* }\"" "$dir/reply" || fail "$name: wrong answer, $reply: $(cat "$dir/reply")"
 	fi
 	set -- $reply # the lengths of its header and its body
 	local load=(env BENCH_PICTURE="$picture" BENCH_REPLY=$(($1 + $2)) BENCH_CALLERS="$callers"
 		taskset -c $other_cores wrk -t1 -c"$callers" -s load.lua --timeout 20s)
 	"${load[@]}" -d1s "$url" >"$dir/wrk" # to warm up
-	local pid=${process[5$name]} cpu gateway other figures
-	cpu=$(ticks "$pid") gateway=$(busy one) other=$(busy all)
-	"${load[@]}" -d${seconds}s "$url" >"$dir/wrk"
-	cpu=$(($(ticks "$pid") - cpu)) gateway=$(($(busy one) - gateway)) other=$(($(busy all) - other))
-	figures=$(sed -n 's/^figures //p' "$dir/wrk")
-	[[ $figures == *" 0" ]] || fail "$name in $cell: $(cat "$dir/wrk")"
+	local pid=${process[5$name]} cpu before
+	cpu=$(ticks "$pid") before=$(cores)
+	"${load[@]}" -d$((size > 1000000 ? 2 * seconds : seconds))s "$url" >"$dir/wrk"
+	cpu=$(($(ticks "$pid") - cpu))
+	grep -q '^figures [0-9.]*[1-9].* 0$' "$dir/wrk" || fail "$name in $cell, of $((${1} + ${2})) bytes each: $(cat "$dir/wrk")"
 	# round, cell, contender, requests a second, CPU µs a request, p50 and p99 in µs, how busy the cores are in percent
-	awk -v OFS='\t' -v id="$round $cell $name" -v cpu=$cpu -v gateway=$gateway -v other=$other '{ split(id, i, " ")
-		printf "%s\t%s\t%s\t%.1f\t%.1f\t%d\t%d\t%.0f\t%.0f\n", i[1], i[2], i[3], $1 / $2, cpu * 10000 / $1, $3, $4, gateway / $2, other / $2
-	}' <<<"$figures" >>"$results/load.tsv"
+	echo "$round $cell $name $cpu $before $(cores) $(grep ^figures "$dir/wrk")" | awk -v OFS='\t' '{
+		print $1, $2, $3, sprintf("%.1f", $14 / $15), sprintf("%.1f", $4 * 10000 / $14), $16, $17,
+			int(100 * ($10 - $6) / ($9 - $5)), int(100 * ($12 - $8) / ($11 - $7)) }' >>"$results/load.tsv"
 }
 
 all_cells() {
@@ -139,6 +148,7 @@ all_cells() {
 # Every contender in every cell, again and again; within a cell they follow upon each other
 # and take turns in who is first. So what else the machine does strikes all alike.
 run_load() {
+	origin load
 	: >"$results/load.tsv"
 	for round in $(seq "$rounds"); do
 		for cell in $(all_cells | grep -E -- "$cells"); do
@@ -153,15 +163,18 @@ run_load() {
 
 run_distance() {
 	echo "distance" >&2
+	origin distance
 	for set in 6 7 8; do start_set $set; done
 	taskset -c $other_cores "$dir/distance" -ca "$dir/cert.pem" "${distance[@]}" "${names[@]}" >"$results/distance.tsv"
 }
 
-printf '%s\n' "date $(date -u +%F)" "cores $(nproc) of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n1)" \
-	"memory $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" \
-	"system $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r | sed 's,-.*,,')" \
-	"versions $(go env GOVERSION), Caddy $(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2), $(nginx -v 2>&1 | sed 's/.*: //'), $(wrk -v 2>&1 | sed -n 's/ Copyright.*//p')" \
-	"revision $(git describe --always --dirty --abbrev=9)" "rounds $rounds of $seconds s" >"$results/environment.txt"
+# origin says where and when a part was measured.
+origin() {
+	echo "$(date -u +%F), revision $(git describe --always --dirty --abbrev=9), $(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n1)," \
+		"$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r | sed 's/-.*//')," \
+		"$(go env GOVERSION), Caddy $(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2), $(nginx -v 2>&1 | sed 's/.*: //; s,/, ,')," \
+		"$(wrk -v 2>&1 | sed -n 's,^wrk debian/\([^ ]*\).*,wrk \1,p')" >"$results/$1.txt"
+}
 
 if [[ $parts == *load* || $parts == *distance* ]]; then
 	taskset -c $other_cores nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
@@ -175,10 +188,13 @@ fi
 [[ $parts != *distance* ]] || run_distance
 [ ${#pids[@]} = 0 ] || { kill "${pids[@]}"; wait; pids=(); }
 over=0
-[[ $parts != *memory* ]] || "$dir/memory" -caddy "$dir/caddy" "${memory[@]}" >"$results/memory.tsv" || over=1
+if [[ $parts == *memory* ]]; then
+	origin memory
+	"$dir/memory" -caddy "$dir/caddy" "${memory[@]}" >"$results/memory.tsv" || over=1
+fi
 if [ "$results" = results/quick ]; then
 	go run ./report print results/quick
 else
-	go run ./report report
+	go run ./report report && gnuplot plot.gp
 fi
 exit $over
