@@ -22,7 +22,7 @@ case ${1-} in
 --quick)
 	results=results/quick rounds=${ROUNDS:-1} seconds=1 cells=${CELLS:-'-(1|32)$'}
 	distance=(-rounds "$rounds" -calls 5 -lulls 1 -scale 0.05)
-	memory=(-rounds 1 -in-a-row 1 -size 1048576 -hold 2s)
+	memory=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
 --report) go run ./report report && exec gnuplot plot.gp ;;
 --check) exec go run ./report check ;;
@@ -60,7 +60,7 @@ sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p' answers.conf | tr -d '\n' >"$dir/
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=api.weixin.qq.com \
 	-addext subjectAltName=DNS:api.weixin.qq.com -keyout "$dir/key.pem" -out "$dir/cert.pem" 2>/dev/null
 mkdir "$dir/files"
-for size in 100 32768 339721 2097152; do head -c $size /dev/urandom >"$dir/files/$size"; done
+for size in 100 32768 339721 2097152 10485760; do head -c $size /dev/urandom >"$dir/files/$size"; done
 cp upstream.conf answers.conf contenders/nginx-locations.conf "$dir"
 
 fail() { echo "$*" >&2; tail -n 5 "$dir"/*.log >&2; exit 1; }
@@ -176,22 +176,19 @@ origin() {
 		"$(wrk -v 2>&1 | sed -n 's,^wrk debian/\([^ ]*\).*,wrk \1,p')" >"$results/$1.txt"
 }
 
-if [[ $parts == *load* || $parts == *distance* ]]; then
-	taskset -c $other_cores nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
-	pids+=($!)
-	taskset -c $other_cores "$dir/distance" -relay 2>"$dir/relay.log" &
-	pids+=($!)
-	for port in 20441 20454; do await -k https://127.0.0.1:$port/cgi-bin/stable_token; done
-	start_set 5
-fi
-[[ $parts != *load* ]] || run_load
-[[ $parts != *distance* ]] || run_distance
-[ ${#pids[@]} = 0 ] || { kill "${pids[@]}"; wait; pids=(); }
+taskset -c $other_cores nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
+pids+=($!)
+taskset -c $other_cores "$dir/distance" -relay 2>"$dir/relay.log" &
+pids+=($!)
+for port in 20441 20454; do await -k https://127.0.0.1:$port/cgi-bin/stable_token; done
 over=0
 if [[ $parts == *memory* ]]; then
 	origin memory
-	"$dir/memory" -caddy "$dir/caddy" "${memory[@]}" >"$results/memory.tsv" || over=1
+	"$dir/memory" "${memory[@]}" "$dir/caddy" run --config memory/Caddyfile >"$results/memory.tsv" || over=1
 fi
+[[ $parts != *load* && $parts != *distance* ]] || start_set 5
+[[ $parts != *load* ]] || run_load
+[[ $parts != *distance* ]] || run_distance
 if [ "$results" = results/quick ]; then
 	go run ./report print results/quick
 else

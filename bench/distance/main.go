@@ -1,5 +1,5 @@
 // Command distance measures what callers wait for when WeChat is a round trip away.
-// With -relay it is the distance (relay.go), and otherwise the callers; run.sh has
+// With -relay it is the distance, and otherwise the callers; run.sh has
 // started the upstream and the contenders. It prints one line for each round of each
 // row: round, variant, load, callers, contender, failed, and times in ms.
 package main
@@ -13,6 +13,14 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-wechat/caddy-wechat-media/bench/relay"
+)
+
+// The ports of the first variant of connections.
+const (
+	upstreamPort = 20441
+	relayPort    = 20451
 )
 
 // variants of connections to WeChat, in the order of their ports.
@@ -50,7 +58,13 @@ func main() {
 	ca := flag.String("ca", "cert.pem", "certificate of the upstream")
 	flag.Parse()
 	if *relays {
-		log.Fatal(relay(*rtt))
+		r := &relay.Relay{RTT: *rtt}
+		for i := range variants {
+			if _, err := r.Listen(fmt.Sprintf("127.0.0.1:%d", relayPort+i), fmt.Sprintf("127.0.0.1:%d", upstreamPort+i)); err != nil {
+				log.Fatal(err)
+			}
+		}
+		select {}
 	}
 	if err := loadCA(*ca); err != nil {
 		log.Fatal(err)

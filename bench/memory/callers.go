@@ -19,14 +19,14 @@ import (
 )
 
 // run has all callers of a load call at once, and counts how it went.
-func (l load) run(g *gateway, protocol int) string {
+func (l load) run(protocol int) string {
 	answers := make(map[string]int)
 	var mu sync.Mutex
 	var calls sync.WaitGroup
 	connections := l.connections(protocol)
 	for range connections {
 		calls.Go(func() {
-			c := newClient(g, protocol)
+			c := newClient(protocol)
 			c.streams = l.callers / connections
 			answer := l.call(c)
 			mu.Lock()
@@ -45,19 +45,21 @@ func (l load) run(g *gateway, protocol int) string {
 
 // client is one caller, with a connection of its own.
 type client struct {
-	gateway   *gateway
-	protocol  int
-	transport *http.Transport
-	streams   int // callers on this connection
+	protocol       int
+	scheme, target string // of the gateway
+	transport      *http.Transport
+	streams        int // callers on this connection
 }
 
-// trusting is for a certificate that was made for the measurement.
-var trusting = &tls.Config{InsecureSkipVerify: true}
-
-func newClient(g *gateway, protocol int) *client {
-	return &client{g, protocol, &http.Transport{
-		DisableCompression: true, ForceAttemptHTTP2: protocol == 2, TLSClientConfig: trusting,
-		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}, // or no caller would be slow
+func newClient(protocol int) *client {
+	c := &client{protocol: protocol, scheme: "http", target: "127.0.0.1:20471", streams: 1}
+	if protocol > 0 {
+		c.scheme, c.target = "https", "127.0.0.1:20472"
+	}
+	c.transport = &http.Transport{
+		DisableCompression: true, ForceAttemptHTTP2: protocol == 2,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},                  // the certificate is made for the measurement
+		HTTP2:           &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}, // or no caller would be slow
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, address)
 			if err == nil {
@@ -65,92 +67,78 @@ func newClient(g *gateway, protocol int) *client {
 			}
 			return conn, err
 		},
-	}, 1}
+	}
+	return c
 }
 
-func (c *client) small() string          { return c.get(64<<10, false) }
+func (c *client) small() string          { return c.get(339721, false) }
 func (c *client) download() string       { return c.get(*size, false) }
 func (c *client) downloadSlowly() string { return c.get(*size, true) }
-func (c *client) upload() string         { return c.post(io.LimitReader(zeros{}, *size), *size) }
-func (c *client) uploadChunked() string  { return c.post(io.LimitReader(zeros{}, *size), -1) }
+func (c *client) upload() string         { return c.post("/media", io.LimitReader(zeros{}, *size), *size) }
+func (c *client) uploadChunked() string  { return c.post("/media", io.LimitReader(zeros{}, *size), -1) }
+func (c *client) drip() string           { return c.dripAfter(1) }
+func (c *client) dripLate() string       { return c.dripAfter(128 << 10) }
+
+// dripAfter announces 1 MiB, sends its first bytes, and then drips until it has held out.
+func (c *client) dripAfter(first int64) string {
+	return c.post("/media", io.MultiReader(io.LimitReader(zeros{}, first), new(drops)), 1<<20)
+}
 
 func (c *client) get(n int64, slow bool) string {
-	res, err := c.send(context.Background(), http.MethodGet, "/media/"+strconv.FormatInt(n, 10), nil, 0)
-	if err != nil {
-		return err.Error()
-	}
-	defer c.transport.CloseIdleConnections()
-	defer res.Body.Close()
-	got, err := io.Copy(io.Discard, slowly(res.Body, slow))
-	if err != nil || got != n {
-		return fmt.Sprintf("%d with %d bytes: %v", res.StatusCode, got, err)
-	}
-	return strconv.Itoa(res.StatusCode)
+	return c.send(http.MethodGet, fmt.Sprintf("/media/media-%d", n), nil, 0, func(body io.Reader) error {
+		got, err := io.Copy(io.Discard, slowly(body, slow))
+		if err == nil && got != n {
+			err = fmt.Errorf("%d bytes", got)
+		}
+		return err
+	})
 }
 
-func (c *client) post(body io.Reader, length int64) string {
-	res, err := c.send(context.Background(), http.MethodPost, "/media", body, length)
-	if err != nil {
-		return err.Error()
-	}
-	defer c.transport.CloseIdleConnections()
-	defer res.Body.Close()
-	reply, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode == http.StatusOK && !strings.Contains(string(reply), strconv.FormatInt(*size, 10)) {
-		return fmt.Sprintf("%d with %s: %v", res.StatusCode, reply, err)
-	}
-	return strconv.Itoa(res.StatusCode)
+func (c *client) post(target string, body io.Reader, length int64) string {
+	return c.send(http.MethodPost, target, body, length, func(body io.Reader) error {
+		_, err := io.Copy(io.Discard, body)
+		return err
+	})
 }
 
-func (c *client) send(ctx context.Context, method, target string, body io.Reader, length int64) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.gateway.base+target, body)
+// hang asks for a medium and does not read it.
+func (c *client) hang() string {
+	return c.send(http.MethodGet, fmt.Sprintf("/media/media-%d", *size), nil, 0, func(io.Reader) error {
+		time.Sleep(*hold)
+		return errHeldOut
+	})
+}
+
+// send makes one request, reads the reply, and says how it went.
+func (c *client) send(method, target string, body io.Reader, length int64, read func(io.Reader) error) string {
+	req, err := http.NewRequest(method, c.scheme+"://"+c.target+target, body)
 	if err != nil {
-		return nil, err
+		return err.Error()
 	}
 	if req.ContentLength = length; body != nil {
 		req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
 	}
 	res, err := c.transport.RoundTrip(req)
-	if err == nil && (res.ProtoMajor == 2) != (c.protocol == 2) {
-		err = fmt.Errorf("%s", res.Proto)
-	}
-	return res, err
-}
-
-func (c *client) drip() string     { return c.dripAfter(1) }
-func (c *client) dripLate() string { return c.dripAfter(128 << 10) }
-
-// dripAfter announces an upload, sends its first bytes, then one every half second, and
-// leaves when it has held out.
-func (c *client) dripAfter(first int64) string {
-	rest := new(drops)
-	res, err := c.send(context.Background(), http.MethodPost, "/media", io.MultiReader(io.LimitReader(zeros{}, first), rest), mib)
-	switch {
-	case errors.Is(err, errHeldOut):
+	if errors.Is(err, errHeldOut) {
 		return "held out"
-	case err != nil:
+	} else if err != nil {
 		return err.Error()
 	}
-	defer res.Body.Close()
-	return strconv.Itoa(res.StatusCode)
-}
-
-// hang asks for a medium and does not read it.
-func (c *client) hang() string {
-	res, err := c.send(context.Background(), http.MethodGet, "/media/"+strconv.FormatInt(*size, 10), nil, 0)
-	if err != nil {
-		return err.Error()
-	}
-	time.Sleep(*hold)
 	defer c.transport.CloseIdleConnections()
 	defer res.Body.Close()
-	return strconv.Itoa(res.StatusCode) + " and held out"
+	if (res.ProtoMajor == 2) != (c.protocol == 2) {
+		return res.Proto
+	}
+	if err := read(res.Body); err != nil {
+		return fmt.Sprintf("%d, %v", res.StatusCode, err)
+	}
+	return strconv.Itoa(res.StatusCode)
 }
 
 // hangWindow asks for media over one connection, on which it allows no byte of any. It
 // writes the few frames that this takes itself: no client does it.
 func (c *client) hangWindow() string {
-	conn, err := tls.Dial("tcp", c.gateway.address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	conn, err := tls.Dial("tcp", c.target, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
 		return err.Error()
 	}
@@ -160,17 +148,16 @@ func (c *client) hangWindow() string {
 	}
 	const settings, headers, endOfStreamAndHeaders, initialWindow = 4, 1, 5, 4
 	out := append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(settings, 0, 0, []byte{0, initialWindow, 0, 0, 0, 0})...)
-	path := "/media/" + strconv.FormatInt(*size, 10)
-	block := []byte{0x82, 0x87, 0x04, byte(len(path))} // HPACK: GET, https, a path
-	block = append(append(block, path...), 0x01, byte(len(c.gateway.address)))
-	block = append(block, c.gateway.address...)
+	path := fmt.Sprintf("/media/media-%d", *size)
+	block := append([]byte{0x82, 0x87, 0x04, byte(len(path))}, path...) // HPACK: GET, https, a path
+	block = append(append(block, 0x01, byte(len(c.target))), c.target...)
 	for i := range c.streams {
 		out = append(out, frame(headers, endOfStreamAndHeaders, 2*i+1, block)...)
 	}
+	_ = conn.SetDeadline(time.Now().Add(*hold))
 	if _, err := conn.Write(out); err != nil {
 		return err.Error()
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(*hold))
 	if _, err := io.Copy(io.Discard, conn); err == nil {
 		return "ended by the gateway"
 	}
@@ -180,43 +167,26 @@ func (c *client) hangWindow() string {
 // refused sends an upload of a type that may not be uploaded, slowly and to its end,
 // before it reads, as many clients do; over HTTP/2 none does.
 func (c *client) refused() string {
-	const target = "/media?type=video"
+	target, body := "/media?type=video", slowly(io.LimitReader(zeros{}, *size), true)
 	if c.protocol == 2 {
-		res, err := c.send(context.Background(), http.MethodPost, target, slowly(io.LimitReader(zeros{}, *size), true), *size)
-		if err != nil {
-			return err.Error()
-		}
-		defer c.transport.CloseIdleConnections()
-		defer res.Body.Close()
-		_, err = io.Copy(io.Discard, res.Body)
-		return describe(res.StatusCode, err)
+		return c.post(target, body, *size)
 	}
-	conn, err := net.Dial("tcp", c.gateway.address)
-	if err == nil && c.protocol == 1 {
-		conn = tls.Client(conn, trusting)
-	}
+	conn, err := net.Dial("tcp", c.target)
 	if err != nil {
 		return err.Error()
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n",
-		target, c.gateway.address, *size)
-	if _, err := io.Copy(conn, slowly(io.LimitReader(zeros{}, *size), true)); err != nil {
-		return "no answer read"
+	if c.protocol == 1 {
+		conn = tls.Client(conn, c.transport.TLSClientConfig)
 	}
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n", target, c.target, *size)
+	_, _ = io.Copy(conn, body) // whether it could be sent does not matter if there is an answer
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return "no answer read"
+		return "no answer"
 	}
 	res.Body.Close()
 	return strconv.Itoa(res.StatusCode)
-}
-
-func describe(status int, err error) string {
-	if err != nil {
-		return fmt.Sprintf("%d and then %v", status, err)
-	}
-	return strconv.Itoa(status)
 }
 
 // paced is a reader that brings so many bytes a second and no more.
