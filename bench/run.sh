@@ -12,6 +12,12 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# report makes the documents and the picture of the figures.
+report() {
+	go run ./report report
+	[ "$(wc -l <plot.dat)" = 1 ] || gnuplot plot.gp
+}
+
 results=results/first
 parts=${PARTS:-load distance memory}
 rounds=${ROUNDS:-5} seconds=2 cells=${CELLS:-.}
@@ -24,7 +30,7 @@ case ${1-} in
 	distance=(-rounds "$rounds" -calls 5 -lulls 1 -scale 0.05)
 	memory=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
---report) go run ./report report && exec gnuplot plot.gp ;;
+--report) report && exit ;;
 --check) exec go run ./report check ;;
 *) sed -n '2,/^set/{/^set/!p}' "$0" && exit 2 ;;
 esac
@@ -192,6 +198,6 @@ fi
 if [ "$results" = results/quick ]; then
 	go run ./report print results/quick
 else
-	go run ./report report && gnuplot plot.gp
+	report
 fi
 exit $over
