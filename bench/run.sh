@@ -2,13 +2,14 @@
 # Measures the gateway beside other ways to WeChat; README.md says what, and how.
 #
 #	run.sh            everything, into results/first and the documents
-#	run.sh --second   the same once more, into results/second
+#	run.sh --second   load and distance once more, into results/second
 #	run.sh --quick    a little of everything, to see that it runs; changes no document
 #	run.sh --report   the documents again, from the figures that are there
 #	run.sh --check    whether the documents say what the figures give
 #
-# PARTS ("load distance memory") chooses among the parts, CELLS (a regular expression) among
-# the cells of load, ROUNDS says how often. BEFORE, another build of the gateway, is one more contender.
+# PARTS ("load distance memory") chooses among the parts, CELLS (a regular expression) among the
+# cells of load, ONLY (a part of their names) among the loads of memory; ROUNDS says how often.
+# BEFORE, another build of the gateway, is one more contender.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,14 +22,14 @@ report() {
 results=results/first
 parts=${PARTS:-load distance memory}
 rounds=${ROUNDS:-5} seconds=2 cells=${CELLS:-.}
-distance=(-rounds "$rounds") memory=()
+distance=(-rounds "$rounds") memory=(-only "${ONLY-}")
 case ${1-} in
 "") ;;
---second) results=results/second ;;
+--second) results=results/second parts=${PARTS:-load distance} ;;
 --quick)
 	results=results/quick rounds=${ROUNDS:-1} seconds=1 cells=${CELLS:-'-(1|32)$'}
 	distance=(-rounds "$rounds" -calls 5 -lulls 1 -scale 0.05)
-	memory=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
+	memory+=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
 --report) report && exit ;;
 --check) exec go run ./report check ;;
@@ -190,7 +191,7 @@ for port in 20441 20454; do await -k https://127.0.0.1:$port/cgi-bin/stable_toke
 over=0
 if [[ $parts == *memory* ]]; then
 	origin memory
-	"$dir/memory" "${memory[@]}" "$dir/caddy" run --config memory/Caddyfile >"$results/memory.tsv" || over=1
+	"$dir/memory" "${memory[@]}" "$dir/caddy" run --config memory/gateway.caddyfile --adapter caddyfile >"$results/memory.tsv" || over=1
 fi
 [[ $parts != *load* && $parts != *distance* ]] || start_set 5
 [[ $parts != *load* ]] || run_load
