@@ -183,9 +183,9 @@ func (t *Transport) attemptTwice(ex *exchange, req *http.Request, tok *token.Tok
 // the replacer, which all end up in logs, never see it.
 func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request, tok *token.Token) (*http.Response, error) {
 	a := ex.newAttempt()
-	ctx = a.begin(ctx)
+	ctx = a.begin(ctx, ex.upload != nil || !t.ownConns)
 	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
-	a.end = t.dialer.Begin(ctx, &a.url)
+	a.use = t.dialer.Begin(ctx, &a.url)
 	if ex.upload != nil {
 		t.setBody(out, ex.upload, a)
 	} else {
@@ -198,7 +198,6 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 	res, err := t.HTTPTransport.RoundTrip(out)
 	a.answer()
 	if err != nil {
-		a.cancel(context.Canceled)
 		a.end()
 		return nil, a.err(withoutURL(err))
 	}
@@ -211,9 +210,10 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 // the caller sent. Its URL becomes u.
 func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *token.Token) *http.Request {
 	*u = *out.URL
-	u.RawQuery = param + "=" + url.QueryEscape(tok.Secret())
 	if rest := withoutParam(out.URL.RawQuery, param); rest != "" {
-		u.RawQuery += "&" + rest
+		u.RawQuery = param + "=" + url.QueryEscape(tok.Secret()) + "&" + rest
+	} else {
+		u.RawQuery = param + "=" + url.QueryEscape(tok.Secret())
 	}
 	out.URL = u
 	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
