@@ -255,3 +255,22 @@ func allTests(t *testing.T) string {
 	}
 	return all.String()
 }
+
+// Every module of the repository is kept up to date.
+func TestDependabotKnowsEveryModule(t *testing.T) {
+	config := readText(t, ".github/dependabot.yml")
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "node_modules" {
+			return fs.SkipDir
+		}
+		if folder := filepath.ToSlash(filepath.Dir(path)); filepath.Base(path) == "go.mod" || filepath.Base(path) == "package.json" {
+			if !strings.Contains(config, " /"+strings.TrimPrefix(folder, ".")+"\n") {
+				t.Errorf(".github/dependabot.yml does not have /%s", folder)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
