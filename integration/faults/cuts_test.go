@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // place is a number of bytes after which a reply breaks off.
@@ -93,13 +95,13 @@ func (c cut) undecidable(proto string) bool {
 // rehearsal is a gateway before a wire.
 type rehearsal struct {
 	w   *wire
-	g   *gateway
+	g   *server
 	tls bool
 }
 
 // rehearsals are one without and one with TLS to WeChat.
 func rehearsals(t *testing.T) []rehearsal {
-	certFile, keyFile := makeCert(t, t.TempDir())
+	certFile, keyFile := gateway.MakeCert(t, t.TempDir())
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +193,7 @@ func download(method string) call {
 func TestDownloadsThatBreakOff(t *testing.T) {
 	t.Parallel()
 	piece{
-		want: randomBytes(100_000), reply: pictureReply, places: placesIn,
+		want: gateway.Picture(100_000), reply: pictureReply, places: placesIn,
 		calls: []call{download(http.MethodGet), download(http.MethodHead)},
 	}.breakOff(t, callers(t))
 }
@@ -232,7 +234,7 @@ func TestUploadRepliesThatBreakOff(t *testing.T) {
 	t.Parallel()
 	upload := func(known bool) call {
 		return call{http.MethodPost, func(r rehearsal, from caller, key string) answer {
-			contentType, body := form(randomBytes(1000))
+			contentType, body := form(gateway.Picture(1000))
 			return from.upload(r.g, contentType, body, known, key)
 		}}
 	}

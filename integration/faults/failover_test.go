@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // failoverCase is what is wrong with the first host.
@@ -63,7 +65,7 @@ type fork struct {
 
 func newFork(t *testing.T, c failoverCase) *fork {
 	t.Helper()
-	f := &fork{lane: lane{w: startWechat(t), from: callers(t), content: randomBytes(300_000)}}
+	f := &fork{lane: lane{w: startWechat(t), from: callers(t), content: gateway.Picture(300_000)}}
 	var addrs [2]string
 	for i := range addrs {
 		srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -134,7 +136,7 @@ func (f *fork) uploads(t *testing.T, c failoverCase) {
 		for _, known := range []bool{true, false} {
 			f.strike(c.toxics)
 			f.seen[1].Store(0)
-			content := randomBytes(max(c.size, len(f.content)))
+			content := gateway.Picture(max(c.size, len(f.content)))
 			contentType, body := form(content)
 			a := from.upload(f.g, contentType, body, known, "")
 			got, copies, second := judgeUpload(a), f.w.copies(content), f.seen[1].Load()

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // faultCase is what befalls the connections to WeChat, and what may come of it.
@@ -72,7 +74,7 @@ func toxicCases(get, head, up int) []faultCase {
 type lane struct {
 	w       *wechat
 	h       *host
-	g       *gateway
+	g       *server
 	from    []caller
 	content []byte // of a file that is there to be downloaded
 	id      string
@@ -80,7 +82,7 @@ type lane struct {
 
 func newLane(t *testing.T, w *wechat, options ...string) *lane {
 	t.Helper()
-	l := &lane{w: w, h: startHost(t, w.addr), from: callers(t), content: randomBytes(150_000)}
+	l := &lane{w: w, h: startHost(t, w.addr), from: callers(t), content: gateway.Picture(150_000)}
 	l.g = startGateway(t, l.h.url, options...)
 	contentType, body := form(l.content)
 	a := l.from[0].upload(l.g, contentType, body, true, "")
@@ -158,7 +160,7 @@ func (l *lane) uploads(t *testing.T, c faultCase) {
 	for _, from := range l.from[:2] { // HTTP/1.0 is no different here
 		for _, known := range []bool{true, false} {
 			l.strike(c.toxics)
-			content := randomBytes(len(l.content))
+			content := gateway.Picture(len(l.content))
 			contentType, body := form(content)
 			a := from.upload(l.g, contentType, body, known, "")
 			got, copies := judgeUpload(a), l.w.copies(content)
