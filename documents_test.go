@@ -231,7 +231,7 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 		{"deploy/Dockerfile", "golang:" + goVersion + "-"},
 		{"deploy/Dockerfile", "xcaddy build " + caddyVersion + " "},
 		{"deploy/Dockerfile", "caddy:" + caddyVersion[1:] + "\n"},
-		{"docs/sdks.md", "running " + version("integration/silenceper/go.mod", "github.com/silenceper/wechat/v2") + " "},
+		{"docs/sdks.md", "running " + version("integration/go.mod", "github.com/silenceper/wechat/v2") + " "},
 		{"docs/sdks.md", "running " + version("integration/node/package.json", `"co-wechat-api":`) + " "},
 	} {
 		if !strings.Contains(readText(t, named.file), named.text) {

@@ -194,13 +194,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// What is no picture, but is called one, is WeChat's to find out.
-func TestTextUnderThePicturesName(t *testing.T) {
+// What is no picture, but is called one, is WeChat's to find out. It looks at no more
+// than the beginning.
+func TestNoPictureUnderThePicturesName(t *testing.T) {
 	p := open(t, startExample(t).url, "en-US")
 	file := write(t, "text.jpg", []byte("not a picture\n"))
 	p.choose(file)
+	if o := p.await(file); o.Phase != "failed" || o.Message != "text.jpg was not accepted" || !strings.HasPrefix(o.Said, "errcode 40005: invalid file type") {
+		t.Errorf("a text: %+v", o)
+	}
+	file = write(t, "broken.jpg", []byte("\xff\xd8\xff and no picture\n"))
+	p.choose(file)
 	if o := p.await(file); o.Phase != "equal" {
-		t.Fatalf("the page: %+v", o)
+		t.Fatalf("a broken picture: %+v", o)
 	}
 	p.wait(`document.getElementById("reason").textContent === "This browser cannot show it as a picture."`)
 	p.screenshot("no-picture")

@@ -101,8 +101,8 @@ func newFork(t *testing.T, c failoverCase) *fork {
 }
 
 // With a second host a download gets through, unless its bytes were under way
-// already. An upload does if the first host certainly has not got it; and it is
-// never stored twice.
+// already. An upload does if the first host certainly has not got it; and one that is
+// right is stored once.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	var work sync.WaitGroup
@@ -140,7 +140,7 @@ func (f *fork) uploads(t *testing.T, c failoverCase) {
 			contentType, body := form(content)
 			a := from.upload(f.g, contentType, body, known, "")
 			got, copies, second := judgeUpload(a), f.w.copies(content), f.seen[1].Load()
-			if !slices.Contains(c.upload, got) || copies > 1 || got == right && copies != 1 || c.second != maybe && (second > 0) != (c.second == always) {
+			if !slices.Contains(c.upload, got) || copies > mostCopies || got == right && copies != 1 || c.second != maybe && (second > 0) != (c.second == always) {
 				t.Errorf("the first host %s; %s upload, length known %t: got %s, not one of %s; stored %d times, sent to the second host %d times: %v",
 					c.name, from.proto, known, got, c.upload, copies, second, a)
 			}

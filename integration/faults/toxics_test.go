@@ -93,7 +93,7 @@ func newLane(t *testing.T, w *wechat, options ...string) *lane {
 }
 
 // Whatever happens between the gateway and WeChat, a caller gets the right bytes
-// or learns that it does not, and an upload is stored once at the most.
+// or learns that it does not, and an upload that is right is stored once.
 func TestToxics(t *testing.T) {
 	t.Parallel()
 	w := startWechat(t)
@@ -164,12 +164,16 @@ func (l *lane) uploads(t *testing.T, c faultCase) {
 			contentType, body := form(content)
 			a := from.upload(l.g, contentType, body, known, "")
 			got, copies := judgeUpload(a), l.w.copies(content)
-			if !slices.Contains(c.upload, got) || copies > 1 || got == right && copies != 1 {
+			if !slices.Contains(c.upload, got) || copies > mostCopies || got == right && copies != 1 {
 				t.Errorf("%s; %s upload, length known %t: got %s, not one of %s, stored %d times: %v", c.name, from.proto, known, got, c.upload, copies, a)
 			}
 		}
 	}
 }
+
+// mostCopies is how often an upload may be stored whose caller gets an error: twice,
+// if the gateway could take its first connection for one that had died while it waited.
+const mostCopies = 2
 
 // judgeUpload is judge for an answer whose media_id nobody knows beforehand.
 func judgeUpload(a answer) outcome {
