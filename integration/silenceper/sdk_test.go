@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -143,21 +142,10 @@ func TestSDKCanSendAKey(t *testing.T) {
 	thereAndBack(t, m)
 }
 
-// The documents' code for the SDK brings a picture back. README names another file
-// than the project's own.
-func TestREADME(t *testing.T) {
-	readme := os.Getenv("README")
-	if readme == "" {
-		readme = "../../docs/sdks.md"
-	}
-	text, err := os.ReadFile(readme)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
-	if len(blocks) != 1 || !strings.Contains(blocks[0][1], "http://localhost:8080") {
-		t.Fatalf("%s has %d blocks of Go", readme, len(blocks))
-	}
+// The documents' code for the SDK brings a picture back.
+func TestDocuments(t *testing.T) {
+	const documented = "http://localhost:8080"
+	block := gateway.Block(t, "go", "util.SetURIModifier", documented)
 	program := `package main
 
 import (
@@ -172,7 +160,7 @@ import (
 )
 
 func main() {
-	` + strings.ReplaceAll(blocks[0][1], "http://localhost:8080", gateway.Site{Options: "sdk_tokens"}.Start(t).HTTP) + `
+	` + strings.ReplaceAll(block, documented, gateway.Site{Options: "sdk_tokens"}.Start(t).HTTP) + `
 	if err == nil {
 		err = os.WriteFile("back.jpg", picture, 0o600)
 	}
