@@ -34,9 +34,9 @@ func (*stalledError) Temporary() bool { return true }
 // attempt is one request on the wire and, once it is answered, the body of the reply.
 // It is in one piece because every request needs one.
 type attempt struct {
-	url    url.URL // with the token
+	url    url.URL                 // with the token
 	cancel context.CancelCauseFunc // nil: closing the connection or the body ends it
-	use    wire.Use // of a connection
+	use    wire.Use                // of a connection
 	res    *http.Response
 	body   io.ReadCloser // of the reply
 	broken bool          // the body ended with an error

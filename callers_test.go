@@ -326,3 +326,64 @@ func TestReplyMayTakeWhatTheUploadTakes(t *testing.T) {
 		t.Error("the log does not name the option")
 	}
 }
+
+// The stand-in for the token endpoints does not wait for a body that never comes.
+func TestFacadeWaitsForNobody(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "sdk_tokens"))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, "POST /cgi-bin/stable_token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(res.Body); err != nil || !strings.Contains(string(body), placeholderToken) {
+		t.Errorf("%s, %v", body, err)
+	}
+}
+
+// FuzzRequestHeaders holds that whatever a caller sends, no failure is counted against
+// the upstream: the next caller is served.
+func FuzzRequestHeaders(f *testing.F) {
+	w := startWechat(f)
+	g := startGateway(f, block(w.URL, "fail_duration 1h", "max_fails 1", "header_up X-From {header.X-From}", "header_up X-Query {query.q}"))
+	for _, seed := range []string{
+		"X-From: a", "X-From: \x01", "Content-Type: multipart/form-data; boundary*=utf-8''b%0d%0aX%3a1", "Range: bytes=0-",
+		"Expect: 100-continue", "Transfer-Encoding: chunked", "Content-Length: 9223372036854775807", "Connection: X-From, close",
+		"Upgrade: websocket\r\nConnection: Upgrade", "Host: \x7f", "If-None-Match: *", "Trailer: X-From", "Te: trailers",
+		"Content-Length: -1", "Accept: " + strings.Repeat("a", 5000), "Proxy-Connection: x", "X-Forwarded-For: \xff",
+	} {
+		f.Add("POST", "/media?q=%0d%0a", seed, "--b\r\nContent-Disposition: form-data")
+		f.Add("GET", "/cgi-bin/media/get?media_id=abc&q=%00", seed, "")
+	}
+	f.Fuzz(func(t *testing.T, method, target, header, body string) {
+		if strings.ContainsAny(method+target, " \r\n") || strings.Contains(header, "\r\n\r\n") {
+			return // that would be another request
+		}
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\nConnection: close\r\n\r\n%s", method, target, len(body), header, body)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
+		_, _ = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+		res, err := noRedirects.Get(g.URL + "/cgi-bin/media/get?media_id=abc")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("the next caller gets %d %s", res.StatusCode, reply)
+		}
+	})
+}

@@ -255,7 +255,7 @@ func TestAdminAPIKeepsStrangersOut(t *testing.T) {
 		res.Body.Close()
 		return res.StatusCode
 	}
-	calls := func() int { return w.count("/cgi-bin/stable_token") }
+	calls := func() int { return w.count(testTokenPath) }
 	eventually(func() bool { return calls() > 0 })
 	before := calls()
 	if status := post("attacker.example", ""); status != http.StatusForbidden {

@@ -67,16 +67,25 @@ func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
 	if req.Body != nil && req.ContentLength != 0 {
 		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget})
 		defer ex.upload.Finish()
-		if req.ContentLength < 0 { // WeChat refuses chunked bodies with a bare 412
-			if err := ex.upload.Gather(); err != nil {
-				return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
-			}
-			if ex.upload.Length() == 0 {
-				ex.upload = nil
-			}
+		if err := gather(ex.upload); err != nil {
+			return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
+		}
+		if ex.upload.Length() == 0 {
+			ex.upload = nil
 		}
 	}
 	return t.serve(ex, req)
+}
+
+// gather waits for the first byte of an upload: nothing is dialed for a caller who has
+// not sent any. One of unknown length is read to its end, because WeChat refuses
+// chunked bodies with a bare 412.
+func gather(u *replay.Upload) error {
+	if u.Length() < 0 {
+		return u.Gather()
+	}
+	_, err := u.Head(1)
+	return err
 }
 
 // serve sends a request with the app's token.
