@@ -9,8 +9,11 @@ import (
 	"testing"
 )
 
-// WeCom's account in the sandbox, beside WeChat's.
-const Corp = "ww0123456789abcdef/1000002"
+// WeCom's account in the sandbox, beside WeChat's, and its line for Site.App.
+const (
+	Corp    = "ww0123456789abcdef/1000002"
+	CorpApp = "app " + Corp + " {env." + SecretVariable + "} {\n\t\t\ttoken wecom\n\t\t}"
+)
 
 // Site is one, and says what is in its Caddyfile.
 type Site struct {

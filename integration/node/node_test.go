@@ -20,6 +20,7 @@ func TestNode(t *testing.T) {
 	cmd.Env = append(os.Environ(),
 		"GATEWAY="+gateway.Site{}.Start(t).HTTP,
 		"GATEWAY_FOR_SDKS="+gateway.Site{Options: "sdk_tokens"}.Start(t).HTTP,
+		"GATEWAY_FOR_WECOM="+gateway.Site{App: gateway.CorpApp, Options: "sdk_tokens"}.Start(t).HTTP,
 		"GATEWAY_WITH_KEY="+gateway.Site{Options: "sdk_tokens", Other: stranger}.Start(t).HTTP,
 		"RECIPE_SDK="+gateway.Block(t, "js", "co-wechat-api"),
 		"RECIPE_MINI_PROGRAM="+gateway.Block(t, "js", "wx.uploadFile"))
