@@ -15,6 +15,9 @@ const (
 	CorpApp = "app " + Corp + " {env." + SecretVariable + "} {\n\t\t\ttoken wecom\n\t\t}"
 )
 
+// Stranger is an operator's access check, for Site.Other: callers need a header.
+const Stranger = "wechat_linger\n\t@stranger not header Authorization \"Bearer key\"\n\trespond @stranger 401"
+
 // Site is one, and says what is in its Caddyfile.
 type Site struct {
 	App     string // the line of the app, and its block; default: WeChat's
