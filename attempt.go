@@ -49,7 +49,9 @@ type attempt struct {
 
 	mu       sync.Mutex
 	timer    *time.Timer // nil: no clock runs
-	answered bool        // the upload has nothing more to do with the clock
+	waits    time.Duration
+	length   int64 // of the upload
+	answered bool  // the upload has nothing more to do with the clock
 	bitten   *stalledError
 }
 
@@ -64,8 +66,9 @@ func (a *attempt) begin(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &a.trace)
 }
 
-// await runs the clock for the reply's headers, or for all that comes before them.
-func (a *attempt) await(d time.Duration, why string) {
+// await runs the clock for the reply's headers, which have d once an upload of length
+// bytes has left, or all that comes before them.
+func (a *attempt) await(d time.Duration, length int64) {
 	if d <= 0 {
 		return
 	}
@@ -74,17 +77,28 @@ func (a *attempt) await(d time.Duration, why string) {
 	if a.answered {
 		return
 	}
-	if a.timer != nil {
-		a.timer.Stop()
+	a.waits, a.length = d, length
+	a.startTimer(d)
+}
+
+// startTimer has the clock run for d from now on.
+func (a *attempt) startTimer(d time.Duration) {
+	if a.timer == nil {
+		a.timer = time.AfterFunc(d, a.bite)
+	} else {
+		a.timer.Reset(d)
 	}
-	a.timer = time.AfterFunc(d, func() { a.bite(why) })
 }
 
 // bite ends the attempt.
-func (a *attempt) bite(why string) {
-	err := &stalledError{why}
+func (a *attempt) bite() {
 	a.mu.Lock()
-	a.bitten = err
+	a.bitten = &stalledError{"WeChat sent no byte within read_timeout"}
+	if !a.answered {
+		a.bitten.what = fmt.Sprintf("WeChat sent no reply within %v; response_header_timeout, and a second for each 32 KiB of an "+
+			"upload, of %d bytes here, are its bounds", a.waits, a.length)
+	}
+	err := a.bitten
 	a.mu.Unlock()
 	a.cancel(err)
 }
@@ -97,7 +111,6 @@ func (a *attempt) answer() {
 	a.answered = true
 	if a.timer != nil {
 		a.timer.Stop()
-		a.timer = nil
 	}
 }
 
@@ -129,11 +142,7 @@ func (a *attempt) dropTrailers() { a.res.Trailer = nil }
 // Read reads the reply's body. The clock stands still while the caller takes his time.
 func (a *attempt) Read(p []byte) (int, error) {
 	if a.stall > 0 {
-		if a.timer == nil {
-			a.timer = time.AfterFunc(a.stall, func() { a.bite("WeChat sent no byte within read_timeout") })
-		} else {
-			a.timer.Reset(a.stall)
-		}
+		a.startTimer(a.stall)
 	}
 	n, err := a.body.Read(p)
 	if a.timer != nil {
@@ -163,24 +172,19 @@ func (a *attempt) diedIdle(err error) bool {
 	return a.idle && !a.heard.Load() && !timedOut(err)
 }
 
-// headerTimeout is how long the reply's headers may take once an upload has left, and
-// the words for when they do not come.
-func (t *Transport) headerTimeout(length int64) (time.Duration, string) {
+// headerTimeout is how long the reply's headers may take once an upload has left; 0
+// for any time.
+func (t *Transport) headerTimeout(length int64) time.Duration {
 	if t.headerWait <= 0 {
-		return 0, ""
+		return 0
 	}
-	extra := time.Duration(length/slowestUpload) * time.Second
-	why := fmt.Sprintf("WeChat sent no reply within response_header_timeout (%v", t.headerWait)
-	if extra > 0 {
-		why += fmt.Sprintf(", and %v for an upload of %d bytes", extra, length)
-	}
-	return t.headerWait + extra, why + ")"
+	return t.headerWait + time.Duration(length/slowestUpload)*time.Second
 }
 
 // setBody has the upload go out with the attempt. The clock for the reply's headers
 // runs from when the last byte has been handed over.
 func (t *Transport) setBody(out *http.Request, u *replay.Upload, a *attempt) {
-	sent := func() { a.await(t.headerTimeout(u.Length())) }
+	sent := func() { a.await(t.headerTimeout(u.Length()), u.Length()) }
 	out.ContentLength = u.Length()
 	out.Body = u.Open(sent)
 	out.GetBody = func() (io.ReadCloser, error) {

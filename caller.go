@@ -30,14 +30,14 @@ type caller struct {
 	unread  bool      // the answer leaves before the request has been read to its end
 }
 
-func newCaller(w http.ResponseWriter, r *http.Request, ex *exchange) *caller {
-	c := &caller{ResponseWriter: w, request: r, body: r.Body, ex: ex}
+// init makes c the writer of a request's answer.
+func (c *caller) init(w http.ResponseWriter, r *http.Request, ex *exchange) {
+	c.ResponseWriter, c.request, c.body, c.ex = w, r, r.Body, ex
 	// below any limit that a handler in front has put on the body: what is thrown
 	// away is not subject to it
 	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
 		c.body = reader
 	}
-	return c
 }
 
 // refusing reports whether the answer is the gateway's own, which the handler writes.
@@ -117,9 +117,8 @@ func (ex *exchange) lingerAfter() {
 		return
 	}
 	if ex.upload != nil { // somebody may be reading for it
-		ex.upload.Abandon(func() {
-			_ = http.NewResponseController(c.ResponseWriter).SetReadDeadline(time.Now().Add(lingerStall))
-		})
+		deadline := time.Now().Add(lingerStall)
+		ex.upload.Abandon(func() { _ = http.NewResponseController(c.ResponseWriter).SetReadDeadline(deadline) })
 	}
 	c.readAway()
 }

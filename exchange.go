@@ -21,7 +21,8 @@ import (
 type exchange struct {
 	ctx       context.Context // of the caller's request
 	transport *Transport      // the one whose request this is
-	caller    *caller         // nil: the transport works without the handler
+	caller    *caller         // nil: the transport works without the handler; else &own
+	own       caller
 
 	call call
 	app  *app

@@ -30,7 +30,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		translateStatus: h.TranslateStatus, cacheControl: h.CacheControl, vary: h.vary,
 		failover: len(h.proxy.Upstreams) > 1 || h.proxy.DynamicUpstreams != nil,
 	}
-	ex.caller = newCaller(w, r, ex)
+	ex.caller = &ex.own
+	ex.caller.init(w, r, ex)
 	ex.enter()
 	defer countRequest(ex)
 

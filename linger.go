@@ -41,7 +41,8 @@ func (Linger) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if r.Body == nil || r.ContentLength == 0 {
 		return next.ServeHTTP(w, r)
 	}
-	early := &earlyAnswer{caller: newCaller(w, r, nil), body: &watchedBody{ReadCloser: r.Body, length: r.ContentLength}}
+	early := &earlyAnswer{body: &watchedBody{ReadCloser: r.Body, length: r.ContentLength}}
+	early.init(w, r, nil)
 	r.Body = early.body
 	err := next.ServeHTTP(early, r)
 	switch {
@@ -82,7 +83,7 @@ func (b *watchedBody) ended() bool {
 
 // earlyAnswer notes whether an answer leaves before the request has been read.
 type earlyAnswer struct {
-	*caller
+	caller
 	body  *watchedBody
 	early bool
 	wrote bool

@@ -37,9 +37,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if call := tokenCallOf(ctx); call != nil {
 		return t.sendTokenCall(call, req)
 	}
-	if ctx.Value(caddyhttp.ServerCtxKey) == nil {
-		// an active health check: it has no caller, and goes wherever health_upstream
-		// says, which is no place for a token
+	if ctx.Value(caddyhttp.VarsCtxKey) == nil {
+		// an active health check, which no server has prepared: it has no caller, and
+		// goes wherever health_upstream says, which is no place for a token
 		return t.HTTPTransport.RoundTrip(req)
 	}
 	ex := exchangeOf(ctx, t)
@@ -189,11 +189,11 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 	if ex.upload != nil {
 		t.setBody(out, ex.upload, a)
 	} else {
-		wait, why := t.headerTimeout(0)
+		wait := t.headerTimeout(0)
 		if wait > 0 {
 			wait += t.connectWait
 		}
-		a.await(wait, why)
+		a.await(wait, 0)
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
 	a.answer()

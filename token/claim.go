@@ -64,34 +64,39 @@ func (m *Manager) claim(ctx context.Context, f *flight, s *shelf) (mine *claim, 
 		case <-ctx.Done():
 			return nil, false, nil
 		}
-		if news, err = m.look(ctx, s); err != nil || news && !f.strict(m) {
+		stands, news, err := m.tryClaim(ctx, f, c, &w)
+		switch {
+		case err != nil || news:
 			return nil, news, err
+		case stands:
+			go c.live()
+			return c, false, nil
+		case w.refused && time.Since(w.refusedAt) >= relockEvery:
+			w.refused = false
+			c.lock = s.lock(ctx)
 		}
-		news = false
-		if err = w.look(ctx, s); err != nil {
-			return nil, false, m.noted(&m.fleet.readErr, err)
-		}
-		if !w.mayClaim() {
-			if w.refused && time.Since(w.refusedAt) >= relockEvery {
-				w.refused = false
-				c.lock = s.lock(ctx)
-			}
-			continue
-		}
-		stands, err := c.settle(ctx)
-		if err != nil {
-			return nil, false, m.noted(&m.fleet.writeErr, err)
-		}
-		if !stands {
-			continue
-		}
-		if news, err = m.look(ctx, s); err != nil || news && !f.strict(m) {
-			c.end()
-			return nil, news, err
-		}
-		go c.live()
-		return c, false, nil
 	}
+}
+
+// tryClaim looks around, and claims if nobody else fetches.
+func (m *Manager) tryClaim(ctx context.Context, f *flight, c *claim, w *watch) (stands, news bool, err error) {
+	if news, err = m.look(ctx, c.s); err != nil || news && !f.strict(m) {
+		return false, news, err
+	}
+	if err = w.look(ctx, c.s); err != nil {
+		return false, false, m.noted(&m.fleet.readErr, err)
+	}
+	if !w.mayClaim() {
+		return false, false, nil
+	}
+	if stands, err = c.settle(ctx); err != nil || !stands {
+		return false, false, m.noted(&m.fleet.writeErr, err)
+	}
+	if news, err = m.look(ctx, c.s); err != nil || news && !f.strict(m) {
+		c.end()
+		return false, news, err
+	}
+	return true, false, nil
 }
 
 // watch is what is known of who else fetches.

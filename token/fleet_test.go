@@ -23,6 +23,7 @@ func TestFleetForADay(t *testing.T) {
 		for _, life := range []time.Duration{2 * time.Hour, 5 * time.Minute} {
 			t.Run(fmt.Sprint(name, ", life ", life), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
+					defer time.Sleep(time.Hour) // what is still under way
 					w, s := newWechat(true), newMemServer(habit{})
 					w.life = life
 					var fleet []*gateway
@@ -60,6 +61,7 @@ func TestFleetForADay(t *testing.T) {
 // has to wait for its turn at the lock.
 func TestFleetStartsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		w, s := newWechat(true), newMemServer(habit{})
 		for round := range 3 {
 			var wg sync.WaitGroup
@@ -117,6 +119,7 @@ func TestBadRecords(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Hour) // what is still under way
 				w, s := newWechat(true), newMemServer(habit{})
 				s.values[keyPrefix+testIdentity.Key()+"/token"] = []byte(tc.record(time.Now().UnixMilli()))
 				g := startGateway(w, s.client())
@@ -151,6 +154,7 @@ func TestBadBooks(t *testing.T) {
 // little, and replaced before long.
 func TestDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		w, s := newWechat(true), newMemServer(habit{})
 		first := startGateway(w, s.client())
 		mustToken(t, first.Manager)
@@ -180,6 +184,7 @@ func TestStoreFailsForHours(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Hour) // what is still under way
 				w, s := newWechat(true), newMemServer(habit{})
 				g := newGateway(w, s.client())
 				g.a.Detach()
@@ -226,6 +231,7 @@ func TestFleetBudget(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Hour) // what is still under way
 				w, s := newWechat(true), newMemServer(habit{})
 				break_(w)
 				var wg sync.WaitGroup
@@ -252,6 +258,7 @@ func TestFleetBudget(t *testing.T) {
 // force_refresh is WeChat's allowance to an app, not to a gateway.
 func TestFleetForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		src, s := newIssuer(), newMemServer(habit{})
 		src.answer = sameAgain(src)
 		src.traits.MayForce = true
@@ -312,6 +319,7 @@ func TestIdentityKey(t *testing.T) {
 // fetched is gone, the others keep to it.
 func TestRefreshIntervalOutlivesTheLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		s := newMemServer(habit{})
 		src := newIssuer()
 		src.answer = func(fetchCall) (Reply, error) {
@@ -339,6 +347,7 @@ func TestRefreshIntervalOutlivesTheLeader(t *testing.T) {
 // A gateway that has no access to the issuer lives on what others store.
 func TestFollowerWithoutTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		w, s := newWechat(true), newMemServer(habit{})
 		good := startGateway(w, s.client())
 		defer good.stop()

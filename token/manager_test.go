@@ -419,3 +419,23 @@ func TestTokenRenew(t *testing.T) {
 		}
 	})
 }
+
+// What costs nothing to ask may be asked every two seconds.
+func TestTokenPolls(t *testing.T) {
+	src := newIssuer()
+	src.traits.Polls = true
+	src.answer = func(fetchCall) (Reply, error) {
+		return Reply{AccessToken: "t", ExpiresIn: time.Hour, RefreshIn: 2 * time.Second}, nil
+	}
+	begin(t, src, func(t *testing.T, m *Manager) {
+		for range 6 * 60 {
+			time.Sleep(10 * time.Second)
+			if s := m.Status(); s.FailuresInARow != 0 {
+				t.Fatalf("status is %+v", s)
+			}
+		}
+		if n := src.count(); n < 1800 {
+			t.Errorf("%d calls in an hour", n)
+		}
+	})
+}

@@ -32,6 +32,7 @@ func (r *rotating) bind(m *Manager, secret string, observe func(Event)) *Attachm
 func TestSecretChanges(t *testing.T) {
 	for _, typo := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
+			defer time.Sleep(time.Hour) // what is still under way
 			src := &rotating{newIssuer(), "old"}
 			m := NewManager(testIdentity, Traits{})
 			defer m.Close()
@@ -84,6 +85,7 @@ func TestSecretChanges(t *testing.T) {
 // change, or many of them, cost next to nothing.
 func TestSecretIsTriedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		src := &rotating{newIssuer(), "good"}
 		m := NewManager(testIdentity, Traits{})
 		defer m.Close()
@@ -120,6 +122,7 @@ func TestSecretIsTriedOnce(t *testing.T) {
 // Bindings with the same wrong secret are not tried one after another.
 func TestWrongSecretIsNotTriedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		src := &rotating{newIssuer(), "good"}
 		m := NewManager(testIdentity, Traits{})
 		defer m.Close()
@@ -139,6 +142,7 @@ func TestWrongSecretIsNotTriedTwice(t *testing.T) {
 // Every gateway of a fleet tries its own secret, and calls with no other one's word.
 func TestSecretChangesInAFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		src, s := &rotating{newIssuer(), "old"}, newMemServer(habit{})
 		src.answer = func(fetchCall) (Reply, error) { return Reply{AccessToken: "stable", ExpiresIn: 2 * time.Hour}, nil }
 		var fleet []*Manager

@@ -80,8 +80,8 @@ func (m *Manager) alone(ctx context.Context, f *flight) outcome {
 	return m.call(ctx, f, f.force)
 }
 
-// enterBooks enters the call that is about to be made into the fleet's books. A
-// store that cannot be written to is found out here, before the call.
+// enterBooks enters the call that is about to be made into the fleet's books: before
+// it is made, so that a gateway which is killed in the middle has counted it.
 func (m *Manager) enterBooks(ctx context.Context, f *flight, s *shelf) (force bool, _ *Failure, _ error) {
 	var b books
 	raw, found, err := s.load(ctx, "calls")

@@ -80,6 +80,7 @@ type simulation struct {
 // every five minutes.
 func simulate(t *testing.T, gateways int, classic, shared bool) (out simulation) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // what is still under way
 		w := &simulatedWechat{classic: classic, perMinute: 10_000, most: 500_000, ends: map[int]time.Time{}}
 		if classic {
 			w.perMinute, w.most = 0, 2_000

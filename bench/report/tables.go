@@ -1,159 +1,136 @@
-package report
+package main
 
-// The tables of bench/README.md.
+// The tables.
 
 import (
 	"fmt"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/dustin/go-humanize"
 )
 
-// full is everything that is generated for bench/README.md.
-func full(r, second *Run) string {
-	var b strings.Builder
-	b.WriteString(r.Environment.words() + "\n\n")
-	b.WriteString("### Ratios\n\n" + ratioTable(r) + "\n")
-	if second != nil {
-		b.WriteString(repetition(r, second) + "\n")
-	}
-	b.WriteString("### Added latency\n\n" + latencyTable(r) + "\n")
-	b.WriteString("### A thousand callers\n\n" + coldTable(r) + "\n" + rotationTable(r) + "\n")
-	b.WriteString("### Everything\n\n" + everythingTable(r))
-	return b.String()
+const roundTrip = 30 // ms
+
+var (
+	others  = []string{"stock", "tuned", "nginx"}
+	callers = []string{"direct", "ours", "stock", "tuned", "nginx"}
+	verbs   = map[string]string{"get": "download ", "post": "upload "}
+	sizes   = map[string]string{"100": "100 B", "32768": "32 KiB", "339721": "339,721 B", "2097152": "2 MiB"}
+)
+
+// goals are the most that a request may cost in CPU time, against another contender, by
+// size; above it a figure stands out.
+var goals = map[string]map[string]float64{
+	"stock": {"100": 0.85, "32768": 0.85, "339721": 0.9, "2097152": 1},
+	"tuned": {"100": 0.9, "32768": 0.9, "339721": 0.9, "2097152": 1},
+	"nginx": {"339721": 1.15, "2097152": 1.15},
 }
 
-func (e Environment) words() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Taken on %s, on %d cores of %s with %d GiB, %s, Linux %s, with %s, Caddy %s", e.Date, e.Cores, e.CPU,
-		e.MemoryGiB, e.System, e.Kernel, e.Go, e.Caddy)
-	if e.Nginx != "" {
-		fmt.Fprintf(&b, ", nginx %s", e.Nginx)
-	}
-	if e.Revision != "" {
-		fmt.Fprintf(&b, "; revision %s", e.Revision)
-	}
-	pinned := "the gateway on one core, all else on the other"
-	if !e.Pinned {
-		pinned = "no process bound to a core"
-	}
-	fmt.Fprintf(&b, ". %d rounds of %g s, %s. Medians, with the least and the most of all rounds.", e.Rounds, e.SecondsPerCell, pinned)
-	return b.String()
+// table begins one in Markdown.
+func table(columns ...string) []string {
+	return []string{line(columns...), line(append([]string{"---"}, slices.Repeat([]string{"---:"}, len(columns)-1)...)...)}
 }
 
-// table is a Markdown table.
-func table(head []string, rows [][]string) string {
-	var b strings.Builder
-	line := func(cells []string) { b.WriteString("| " + strings.Join(cells, " | ") + " |\n") }
-	line(head)
-	align := slices.Repeat([]string{"---:"}, len(head))
-	align[0] = "---"
-	line(align)
-	for _, row := range rows {
-		line(row)
+func line(cells ...string) string { return "| " + strings.Join(cells, " | ") + " |" }
+
+// spread is a median, and in long tables the least and the most.
+func spread(format string, values []float64, short bool) string {
+	if len(values) == 0 {
+		return "–"
 	}
-	return b.String()
+	text := fmt.Sprintf(format, quantile(values, 0.5))
+	if !short {
+		text += fmt.Sprintf(" ("+format+"–"+format+")", slices.Min(values), slices.Max(values))
+	}
+	return text
 }
 
-func ratioTable(r *Run) string {
-	head := []string{"", "callers"}
-	for _, c := range comparisons {
-		head = append(head, c.title)
-	}
-	var rows [][]string
-	for _, cell := range r.cells() {
-		name := parseCell(cell)
-		row := []string{name.words(), fmt.Sprint(name.concurrency)}
-		for _, c := range comparisons {
-			s := r.ratio(cell, ours, c.other, c.figure)
-			row = append(row, c.words(name, s))
-		}
-		rows = append(rows, row)
-	}
-	return table(head, rows)
-}
-
-// words is a ratio and, if there is one, how it stands to the goal.
-func (c comparison) words(name cellName, s stat) string {
-	text, goal := spread(s, 2), c.goal(name)
-	if goal == 0 || s.n == 0 {
-		return text
-	}
-	missed := c.missed(name, s)
-	sign := map[[2]bool]string{{true, false}: "≥", {true, true}: "<", {false, false}: "≤", {false, true}: ">"}[[2]bool{c.atLeast, missed}]
-	text = fmt.Sprintf("%s %s %g", text, sign, goal)
+// stress marks a figure that misses its goal.
+func stress(text string, missed bool) string {
 	if missed {
 		return "**" + text + "**"
 	}
 	return text
 }
 
-func latencyTable(r *Run) string {
-	var others []string
-	for _, c := range r.contenders() {
-		if c != direct {
-			others = append(others, c)
-		}
-	}
-	head := []string{"p50, one caller", "direct, µs"}
-	for _, c := range others {
-		head = append(head, c+", µs more")
-	}
-	var rows [][]string
-	for _, cell := range r.cells() {
-		name := parseCell(cell)
-		if name.concurrency != 1 {
+// distanceTable has p50, the spread of the rounds' p50, and p95.
+func (r *run) distanceTable(short bool) []string {
+	t := table(append([]string{"p50 / p95, ms", "callers"}, callers...)...)
+	for _, row := range r.rows {
+		f := strings.Split(row, "\t")
+		if short && (strings.HasSuffix(f[1], "25 s") || f[2] != "1" && f[1] != "download") {
 			continue
 		}
-		row := []string{name.words(), spread(r.of(cell, direct, p50), 0)}
-		for _, c := range others {
-			row = append(row, spread(r.difference(cell, c, direct, p50), 0))
+		cells := []string{f[0] + ", " + f[1], f[2]}
+		for _, name := range callers {
+			cells = append(cells, r.distance[row+name].cell(name, short))
 		}
-		rows = append(rows, row)
+		t = append(t, line(cells...))
 	}
-	return table(head, rows)
+	return append(t, "", r.origins["distance"])
 }
 
-func everythingTable(r *Run) string {
-	head := []string{"", "callers", "", "requests/s", "CPU µs/request", "p50 ms", "p99 ms", "peak MiB", "gateway's core busy", "the other"}
-	var rows [][]string
-	for _, cell := range r.cells() {
-		name := parseCell(cell)
-		for _, c := range r.contenders() {
-			rate := r.of(cell, c, throughput)
-			if rate.n == 0 {
-				continue
-			}
-			row := []string{
-				name.words(), fmt.Sprint(name.concurrency), c, spread(rate, 0), "–",
-				spread(scaled(r.of(cell, c, p50), 1e-3), 2), spread(scaled(r.of(cell, c, p99), 1e-3), 2), "–", "–",
-				percent(r.of(cell, c, othersBusy)),
-			}
-			if c != direct {
-				row[4], row[7] = spread(r.of(cell, c, gatewayCPU), 1), spread(r.of(cell, c, peakMiB), 0)
-				row[8] = percent(r.of(cell, c, busy))
-			}
-			rows = append(rows, row)
-		}
+func (w *waiting) cell(name string, short bool) string {
+	if w == nil {
+		return "–"
 	}
-	return table(head, rows)
+	text := stress(spread("%.0f", w.rounds, short), name == "ours" && quantile(w.rounds, 0.5) > 1.2*roundTrip)
+	text += fmt.Sprintf(" / %.0f", quantile(w.all, 0.95))
+	if w.failed > 0 {
+		text += fmt.Sprintf(", %.0f failed", w.failed)
+	}
+	return text
 }
 
-func percent(s stat) string { return fmt.Sprintf("%.0f %%", 100*s.median) }
+// ratioTable is ours beside the others; the short one for 32 callers alone.
+func (r *run) ratioTable(short bool) []string {
+	t := table("", "callers", "CPU ÷ stock", "CPU ÷ tuned", "CPU ÷ nginx", "requests/s ÷ stock", "requests/s ÷ tuned", "requests/s ÷ nginx")
+	for _, cell := range r.cells {
+		f := strings.Split(cell, "-")
+		if short && f[2] != "32" {
+			continue
+		}
+		row := []string{verbs[f[0]] + sizes[f[1]], f[2]}
+		for _, column := range []int{cpu, rate} {
+			for _, other := range others {
+				ratios := r.figures(cell, "ours", other, column)
+				goal := goals[other][f[1]]
+				missed := column == cpu && goal > 0 && len(ratios) > 0 && quantile(ratios, 0.5) > goal
+				text := spread("%.2f", ratios, short)
+				if missed {
+					text += fmt.Sprintf(" > %g", goal)
+				}
+				row = append(row, stress(text, missed))
+			}
+		}
+		t = append(t, line(row...))
+	}
+	return append(t, "", r.origins["load"])
+}
 
-// number writes v for people.
-func number(v float64, digits int) string {
-	if digits == 0 {
-		return humanize.Comma(int64(math.Round(v)))
+func (r *run) everythingTable() []string {
+	t := table("", "callers", "", "requests/s", "CPU µs/request", "p50 µs", "p99 µs", "gateway's core busy, %", "the other")
+	for _, cell := range r.cells {
+		f := strings.Split(cell, "-")
+		for _, name := range callers[1:] {
+			row := []string{verbs[f[0]] + sizes[f[1]], f[2], name}
+			for column := rate; column <= rest; column++ {
+				row = append(row, spread("%.0f", r.figures(cell, name, "", column), column >= core))
+			}
+			t = append(t, line(row...))
+		}
 	}
-	whole, fraction, _ := strings.Cut(fmt.Sprintf("%.*f", digits, v), ".")
-	n, _ := strconv.ParseInt(strings.TrimPrefix(whole, "-"), 10, 64)
-	sign := ""
-	if v < 0 {
-		sign = "-"
+	return t
+}
+
+func (r *run) memoryTable() []string {
+	t := table("callers at once", "protocol", "idle, MiB", "growth, MiB", "after more of it, MiB", "at most, MiB", "connections to WeChat", "answers")
+	for _, f := range r.memory {
+		bound, growth := f[3], strings.ReplaceAll(f[5], ",", ", ")
+		missed := bound != "0" && slices.Max(floats(strings.Split(f[5], ",")...)) > floats(bound)[0]
+		if bound == "0" {
+			bound = "–"
+		}
+		t = append(t, line(f[2]+" "+f[0], f[1], strings.ReplaceAll(f[4], ",", ", "), stress(growth, missed), f[6], bound, f[7], f[8]))
 	}
-	return sign + humanize.Comma(n) + "." + fraction
+	return append(t, "", r.origins["memory"])
 }

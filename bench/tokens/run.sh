@@ -1,14 +1,10 @@
-#!/bin/sh
-# Runs the simulation of fleets and puts its table into README.md.
-# It takes about 12 minutes.
-set -eu
+#!/usr/bin/env bash
+# Runs the simulation of fleets and puts its table into README.md; about 12 minutes.
+set -euo pipefail
 cd "$(dirname "$0")"
 table=$(mktemp)
-trap 'rm -f "$table" README.md.new' EXIT
-(cd ../.. && WECHAT_SIMULATION="$table" go test -count=1 -v -timeout 2h -run '^TestSimulation$' .)
-{
-	sed '/<!-- table -->/q' README.md
-	cat "$table"
-	sed -n '/<!-- end of table -->/,$p' README.md
-} >README.md.new
-cat README.md.new >README.md
+trap 'rm -f "$table"' EXIT
+WECHAT_SIMULATION=$table go test -C ../.. -count=1 -v -timeout 2h -run '^TestSimulation$' ./token
+[ -s "$table" ] || { echo "the test has written no table"; exit 1; }
+readme=$(sed '/<!-- table -->/q' README.md; cat "$table"; sed -n '/<!-- end of table -->/,$p' README.md)
+printf '%s\n' "$readme" >README.md

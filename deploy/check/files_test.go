@@ -7,7 +7,10 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,8 +26,8 @@ var theLabels = map[string]bool{"class": true, "result": true, "outcome": true}
 // A misspelt value would select nothing, and nobody would notice.
 func TestLabelValuesAreThePlugins(t *testing.T) {
 	known := map[string]bool{}
-	for _, file := range []string{"metrics.go", "observe.go", "failure.go"} {
-		for _, s := range stringsIn(t, file) {
+	for _, file := range sources(t) {
+		for _, s := range stringsIn(file) {
 			known[s] = true
 		}
 	}
@@ -54,11 +57,12 @@ func TestLabelValuesAreThePlugins(t *testing.T) {
 	}
 }
 
-// Every kind of failure sets an alert off, whose text is the hint in the log.
+// Every kind of failure sets an alert off, whose text begins as the hint in the log
+// does.
 func TestEveryFailureHasAnAlert(t *testing.T) {
 	kinds := failureKinds(t)
 	if len(kinds) < 10 {
-		t.Fatalf("only %d kinds of failure were found in failure.go", len(kinds))
+		t.Fatalf("only %d kinds of failure were found", len(kinds))
 	}
 	for kind, hint := range kinds {
 		var texts string
@@ -69,6 +73,7 @@ func TestEveryFailureHasAnAlert(t *testing.T) {
 				}
 			}
 		}
+		hint, _, _ = strings.Cut(hint, ";")
 		switch {
 		case texts == "":
 			t.Errorf("no alert fires when fetching fails with %s", kind)
@@ -81,11 +86,11 @@ func TestEveryFailureHasAnAlert(t *testing.T) {
 // Every class of requests that is not a success or the caller's own mistake does.
 func TestEveryClassHasAnAlert(t *testing.T) {
 	fine := map[string]bool{"ok": true, "request": true, "refused": true, "left": true}
-	classes := returnedBy(t, "metrics.go", "errcodeClass")
+	classes := constantsOf(t, "Class")
 	if len(classes) < 5 {
-		t.Fatalf("only %q were found in metrics.go", classes)
+		t.Fatalf("only %q were found in internal/errcode", classes)
 	}
-	for _, class := range classes {
+	for _, class := range append(slices.Collect(maps.Values(classes)), "unavailable", "unreachable", "truncated") {
 		found := fine[class]
 		for _, r := range readAlerts(t).rules() {
 			for _, s := range selectors(t, r.Expr) {
@@ -110,10 +115,17 @@ func selects(matchers []*labels.Matcher, label, value string) bool {
 }
 
 func TestEveryAlertIsExplained(t *testing.T) {
-	readme := string(read(t, "../README.md"))
+	for _, document := range []string{"../README.md", "../README.zh-CN.md"} {
+		checkExplained(t, document)
+	}
+}
+
+func checkExplained(t *testing.T, document string) {
+	t.Helper()
+	readme := string(read(t, document))
 	for _, r := range readAlerts(t).rules() {
 		if !strings.Contains(readme, "\n### "+r.Alert+"\n") {
-			t.Errorf("README.md has no heading for %s", r.Alert)
+			t.Errorf("%s has no heading for %s", document, r.Alert)
 		}
 		if !strings.HasSuffix(r.Annotations["runbook_url"], "/deploy/README.md#"+strings.ToLower(r.Alert)) {
 			t.Errorf("%s: runbook_url is %s", r.Alert, r.Annotations["runbook_url"])
@@ -149,16 +161,33 @@ func TestDashboardIsGrafanas(t *testing.T) {
 	}
 }
 
-func parse(t *testing.T, file string) *ast.File {
+// sources are the Go files that have labels and hints in them.
+func sources(t *testing.T) (files []*ast.File) {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "../../"+file, nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	for _, pattern := range []string{"*.go", "token/*.go", "internal/*/*.go"} {
+		names, _ := filepath.Glob("../../" + pattern)
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, f)
+		}
 	}
-	return f
+	if len(files) < 20 {
+		t.Fatalf("only %d files were found", len(files))
+	}
+	return files
 }
 
+// literal is a string's value; of several with something between them, the last.
 func literal(e ast.Expr) (string, bool) {
+	if sum, ok := e.(*ast.BinaryExpr); ok {
+		return literal(sum.Y)
+	}
 	lit, ok := e.(*ast.BasicLit)
 	if !ok || lit.Kind != token.STRING {
 		return "", false
@@ -167,8 +196,8 @@ func literal(e ast.Expr) (string, bool) {
 	return s, err == nil
 }
 
-func stringsIn(t *testing.T, file string) (all []string) {
-	ast.Inspect(parse(t, file), func(n ast.Node) bool {
+func stringsIn(file *ast.File) (all []string) {
+	ast.Inspect(file, func(n ast.Node) bool {
 		if e, ok := n.(ast.Expr); ok {
 			if s, ok := literal(e); ok {
 				all = append(all, s)
@@ -179,47 +208,47 @@ func stringsIn(t *testing.T, file string) (all []string) {
 	return all
 }
 
-// failureKinds reads the kinds of failure, and the hint to each, from failure.go.
+// constantsOf are the constants of a type in internal/errcode, by their name.
+func constantsOf(t *testing.T, typeName string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, file := range sources(t) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.ValueSpec); ok && file.Name.Name == "errcode" {
+				if of, ok := spec.Type.(*ast.Ident); ok && of.Name == typeName {
+					all[spec.Names[0].Name], _ = literal(spec.Values[0])
+				}
+			}
+			return true
+		})
+	}
+	return all
+}
+
+// failureKinds are the kinds of failure, with the hint to each of them.
 func failureKinds(t *testing.T) map[string]string {
-	hints, names := map[string]string{}, map[string]string{} // by the constant's name
-	ast.Inspect(parse(t, "failure.go"), func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.ValueSpec:
-			if kind, ok := n.Type.(*ast.Ident); ok && kind.Name == "failureKind" {
-				names[n.Names[0].Name], _ = literal(n.Values[0])
+	t.Helper()
+	hints := map[string]string{} // by the constant's name
+	for _, file := range sources(t) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			pair, ok := n.(*ast.KeyValueExpr)
+			if !ok || file.Name.Name != "token" {
+				return true
 			}
-		case *ast.KeyValueExpr:
-			key, isName := n.Key.(*ast.Ident)
-			traits, isTraits := n.Value.(*ast.CompositeLit)
-			if isName && isTraits && len(traits.Elts) == 2 {
-				hints[key.Name], _ = literal(traits.Elts[1])
+			key, isName := pair.Key.(*ast.Ident)
+			traits, isTraits := pair.Value.(*ast.CompositeLit)
+			if isName && isTraits && len(traits.Elts) > 1 {
+				hints[key.Name], _ = literal(traits.Elts[len(traits.Elts)-1])
 			}
-		}
-		return true
-	})
+			return true
+		})
+	}
 	kinds := map[string]string{}
-	for name, kind := range names {
+	for name, kind := range constantsOf(t, "Kind") {
 		if kind == "" || hints[name] == "" {
-			t.Fatalf("failure.go: %s has no value or no hint", name)
+			t.Fatalf("%s has no value, or no hint in package token", name)
 		}
 		kinds[kind] = hints[name]
 	}
 	return kinds
-}
-
-// returnedBy lists the strings that a function returns.
-func returnedBy(t *testing.T, file, function string) (all []string) {
-	for _, decl := range parse(t, file).Decls {
-		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == function {
-			ast.Inspect(f, func(n ast.Node) bool {
-				if r, ok := n.(*ast.ReturnStmt); ok && len(r.Results) == 1 {
-					if s, ok := literal(r.Results[0]); ok {
-						all = append(all, s)
-					}
-				}
-				return true
-			})
-		}
-	}
-	return all
 }

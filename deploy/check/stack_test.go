@@ -39,23 +39,37 @@ const (
 )
 
 type stack struct {
-	caddy                   string // the program
 	gateway, admin, sandbox string // base URLs
+	second                  string // another gateway's admin endpoint
 	tokenEndpointDead       atomic.Bool
 	prometheus              promv1.API
+}
+
+// caddyBinary is a Caddy with the plugin.
+var caddyBinary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "check")
+	if err != nil {
+		panic(err)
+	}
+	caddyBinary = filepath.Join(dir, "caddy")
+	if out, err := exec.Command("go", "build", "-C", "../..", "-o", caddyBinary, "./cmd/caddy").CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("building: %v\n%s", err, out))
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // start starts everything but Prometheus.
 func start(t *testing.T) *stack {
 	t.Helper()
-	s := &stack{caddy: filepath.Join(t.TempDir(), "caddy")}
-	if out, err := exec.Command("go", "build", "-C", "../..", "-o", s.caddy, "./cmd/caddy").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
+	s := new(stack)
 	gateway, admin, wechat := freePort(t), freePort(t), freePort(t)
 	s.gateway, s.admin, s.sandbox = "http://"+gateway, "http://"+admin, "http://"+wechat
 
-	s.runCaddy(t, s.sandbox, fmt.Sprintf(`{
+	runCaddy(t, s.sandbox, fmt.Sprintf(`{
 	admin off
 	persist_config off
 }
@@ -68,17 +82,24 @@ http://%[1]s {
 	}
 }
 `, wechat, appBusy, appOutage, appWrong))
-	s.runCaddy(t, s.gateway, fmt.Sprintf(`{
+	// two gateways of a fleet, the second without traffic
+	storage, way := t.TempDir(), s.way(t)
+	secondGateway, secondAdmin := freePort(t), freePort(t)
+	s.second = "http://" + secondAdmin
+	gatewayConfig := `{
 	admin %[1]s
 	persist_config off
 	metrics
+	storage file_system %[7]s
 }
 http://%[2]s {
 	bind 127.0.0.1
 	metrics /metrics
 	handle /cgi-bin/* {
 		wechat_media %[3]s {
-			app %[4]s {env.SECRET}
+			app %[4]s {env.SECRET} {
+				share_token
+			}
 			app %[5]s {env.SECRET}
 			app %[6]s {env.SECRET}
 			app_selector {header.X-App}
@@ -86,7 +107,9 @@ http://%[2]s {
 		}
 	}
 }
-`, admin, gateway, s.way(t), appBusy, appOutage, appWrong))
+`
+	runCaddy(t, s.gateway, fmt.Sprintf(gatewayConfig, admin, gateway, way, appBusy, appOutage, appWrong, storage))
+	runCaddy(t, s.second, fmt.Sprintf(gatewayConfig, secondAdmin, secondGateway, way, appBusy, appOutage, appWrong, storage))
 	return s
 }
 
@@ -109,22 +132,29 @@ func (s *stack) way(t *testing.T) string {
 	return srv.URL
 }
 
-func (s *stack) runCaddy(t *testing.T, address, caddyfile string) {
+func runCaddy(t *testing.T, address, caddyfile string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, address, s.caddy, "run", "--config", file, "--adapter", "caddyfile")
+	run(t, address, caddyBinary, "run", "--config", file, "--adapter", "caddyfile")
 }
 
 // run starts a program and waits until it listens.
 func run(t *testing.T, address, program string, args ...string) {
 	t.Helper()
-	var log bytes.Buffer
 	dir := t.TempDir()
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), "SECRET="+secret, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	runCommand(t, address, cmd)
+}
+
+// runCommand starts a command, which ends with the test, and waits until it listens.
+func runCommand(t *testing.T, address string, cmd *exec.Cmd) {
+	t.Helper()
+	var log bytes.Buffer
+	program := filepath.Base(cmd.Path)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%v; deploy/check.sh installs Debian's prometheus", err)
@@ -135,10 +165,10 @@ func run(t *testing.T, address, program string, args ...string) {
 		_ = cmd.Process.Kill()
 		<-ended
 		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(program), log.String())
+			t.Logf("%s:\n%s", program, log.String())
 		}
 		if strings.Contains(log.String(), secret) {
-			t.Errorf("the log of %s has a secret in it", filepath.Base(program))
+			t.Errorf("the log of %s has a secret in it", program)
 		}
 	})
 	eventually(t, program+" listens", func() bool {
@@ -165,7 +195,11 @@ func (s *stack) startPrometheus(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := string(read(t, prometheusFile))
-	for old, new := range map[string]string{"localhost:2019": strings.TrimPrefix(s.admin, "http://"), ": 15s\n": ": 1s\n"} {
+	for old, new := range map[string]string{
+		"gateway-1:9180": strings.TrimPrefix(s.admin, "http://"),
+		"gateway-2:9180": strings.TrimPrefix(s.second, "http://"),
+		": 15s\n":        ": 1s\n",
+	} {
 		if !strings.Contains(config, old) {
 			t.Fatalf("%s has no %q", prometheusFile, old)
 		}
@@ -185,7 +219,7 @@ func (s *stack) startPrometheus(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.prometheus = promv1.NewAPI(client)
-	eventually(t, "Prometheus has scraped the gateway", func() bool { return len(s.query(t, `up{job="caddy"} == 1`)) == 1 })
+	eventually(t, "Prometheus has scraped the gateways", func() bool { return len(s.query(t, `up{job="caddy"} == 1`)) == 2 })
 }
 
 func (s *stack) query(t *testing.T, expr string) model.Vector {

@@ -3,13 +3,14 @@
 export const texts = {
 	en: {
 		title: 'A picture to WeChat and back',
-		intro: 'Your picture goes through the gateway to WeChat’s temporary media, and comes back. This page has neither an access token nor an AppSecret: that is the gateway’s business. In the example, a sandbox answers in WeChat’s place.',
+		intro: 'Your picture goes through the gateway to WeChat’s temporary media, and comes back. This page has neither an access token nor an AppSecret: the gateway has both. In the example, a sandbox answers in WeChat’s place.',
 		choose: 'Choose a picture, drop or paste it here',
 		limits: 'PNG, JPEG or GIF of up to 10 MiB',
 		until: 'WeChat keeps it until',
 		size: 'Size',
 		calls: 'The same call from elsewhere',
 		domains: 'For a gateway on http://localhost, turn off the check of domain names in WeChat’s developer tools. In production the gateway has https, and its domain is on the mini program’s uploadFile and downloadFile lists.',
+		foot: 'makes a Caddy site a gateway to WeChat’s and WeCom’s temporary media.',
 		copy: 'Copy', copied: 'Copied', otherLanguage: '中文',
 		phases: {
 			idle: () => '',
@@ -46,6 +47,7 @@ export const texts = {
 		size: '大小',
 		calls: '在别处进行同样的调用',
 		domains: '网关在 http://localhost 时，请在微信开发者工具中勾选“不校验合法域名”。正式环境中网关使用 https，并把域名加入小程序的 uploadFile 和 downloadFile 合法域名。',
+		foot: '让 Caddy 站点成为微信和企业微信临时素材的网关。',
 		copy: '复制', copied: '已复制', otherLanguage: 'English',
 		phases: {
 			idle: () => '',
@@ -64,8 +66,8 @@ export const texts = {
 			tooLarge: '文件太大，微信最多接受 10 MiB 的图片。',
 			notSent: '文件太大，所以本页面没有发送。微信最多接受 10 MiB 的图片。',
 			noMedia: '文件是空的，或没有完整送达。',
-			type: '这里不允许上传这种类型的媒体。可在网关的 types 选项中放行。',
-			mediaID: '微信没有与此 media_id 对应的媒体。临时素材三天后失效。',
+			type: '这里不允许上传这种类型的素材。可在网关的 types 选项中放行。',
+			mediaID: '微信没有与此 media_id 对应的素材。临时素材三天后失效。',
 			busy: '微信繁忙或无法连接，请稍后再试。',
 			quota: '调用微信过于频繁，请稍后再试。',
 			unreachable: '与网关的连接失败或中断。网关在运行吗？',

@@ -80,9 +80,10 @@ http://127.0.0.1:${wechat} {
 	throw new Error('the gateway does not listen:\n' + log)
 }
 
-// recipe is the one block of JavaScript in README.md that has word in it.
+// recipe is the one block of JavaScript in the documents that has word in it.
 function recipe(word) {
-	const readme = fs.readFileSync(process.env.README || path.join(root, 'README.md'), 'utf8')
+	const documents = ['README.md', 'docs/sdks.md']
+	const readme = documents.map(name => fs.readFileSync(path.join(root, name), 'utf8')).join('\n')
 	const blocks = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(m => m[1]).filter(code => code.includes(word))
 	if (blocks.length !== 1) throw new Error(`${blocks.length} blocks of JavaScript have ${word} in them`)
 	return blocks[0]

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Runs the code that README.md has for callers without an SDK, and its command for a
-# gateway without a config file: each must bring a picture back as it went up.
+# Runs the code that docs/callers.md has for callers without an SDK, and the commands
+# of README.md and docs/wecom.md for a gateway without a config file: each must bring a
+# picture back as it went up.
 #
-#	README=…	another file than the project's README.md
+#	README=…	another file than the project's README.md; of README.zh-CN.md the
+#			pages are those in docs/zh-CN
 #	CADDY=…	a binary with the plugin; otherwise one is built
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 readme=$(realpath "${README:-$root/README.md}")
+docs=$root/docs
+[[ $readme != *.zh-CN.md ]] || docs=$root/docs/zh-CN
 dir=$(mktemp -d)
 pids=()
 finish() {
@@ -70,7 +74,7 @@ on_our_port() { sed "s/\b8080\b/$gateway/g; s/\b8081\b/$wechat/g"; }
 
 # block LANGUAGE WORD is the one block in LANGUAGE that has WORD in it
 block() {
-	"$python" - "$readme" "$1" "$2" <<'END'
+	"$python" - "$docs/callers.md" "$1" "$2" <<'END'
 import re, sys
 text = open(sys.argv[1], encoding="utf-8").read()
 blocks = [b for b in re.findall(rf"^```{sys.argv[2]}\n(.*?)^```$", text, re.M | re.S) if sys.argv[3] in b]
@@ -115,19 +119,24 @@ there_and_back php php recipe.php
 } >"$dir/java/Recipe.java"
 there_and_back java java Recipe.java
 
-block js FormData | on_our_port >"$dir/js/recipe.mjs"
+block js openAsBlob | on_our_port >"$dir/js/recipe.mjs"
 there_and_back js node recipe.mjs
 
-# the gateway without a config file, started as the README says but for the port
-command=$(sed -n '/^```sh$/,/^```$/s/^go run .\/cmd\/caddy \(wechat-media .*\)$/\1/p' "$readme")
-[[ $command == wechat-media* ]] || { echo "the README has no command wechat-media"; exit 1; }
-kill "${pids[-1]}"
-wait "${pids[-1]}" 2>/dev/null || true
-pids=()
-read -ra arguments <<<"$command"
-awaited command "$caddy" "${arguments[@]}" --listen "127.0.0.1:$gateway"
-mkdir "$dir/command"
-cp "$dir/js/recipe.mjs" "$dir/command"
-there_and_back command node recipe.mjs
+# gateways without a config file, started as the documents say but for the port
+without_config() {
+	local name=$1 document=$2 command
+	command=$(sed -n '/^```sh$/,/^```$/s/^go run .\/cmd\/caddy \(wechat-media .*\)$/\1/p' "$document")
+	[[ $command == wechat-media* ]] || { echo "$document has no command wechat-media"; exit 1; }
+	kill "${pids[-1]}"
+	wait "${pids[-1]}" 2>/dev/null || true
+	pids=()
+	read -ra arguments <<<"$command"
+	awaited "$name" "$caddy" "${arguments[@]}" --listen "127.0.0.1:$gateway"
+	mkdir "$dir/$name"
+	cp "$dir/js/recipe.mjs" "$dir/$name"
+	there_and_back "$name" node recipe.mjs
+}
+without_config command "$readme"
+without_config wecom "$docs/wecom.md"
 
 echo "$passed passed, 0 failed"

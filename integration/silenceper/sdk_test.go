@@ -230,12 +230,12 @@ func TestSDKCanSendAKey(t *testing.T) {
 	thereAndBack(t, m)
 }
 
-// The README's code for the SDK brings a picture back. README names another file
+// The documents' code for the SDK brings a picture back. README names another file
 // than the project's own.
 func TestREADME(t *testing.T) {
 	readme := os.Getenv("README")
 	if readme == "" {
-		readme = "../../README.md"
+		readme = "../../docs/sdks.md"
 	}
 	text, err := os.ReadFile(readme)
 	if err != nil {

@@ -77,7 +77,7 @@ func (a *Attempt) next(limit int) (from *piece, next []byte, all bool, err error
 			u.ahead = true
 			go u.readAhead()
 		}
-		if u.dropping && a == u.current {
+		if u.dropping {
 			u.drop()
 			u.changed.Broadcast() // to readAhead
 		}
@@ -122,7 +122,8 @@ func (a *Attempt) handedOver(p *piece, all bool) {
 	}
 }
 
-// Close ends the attempt, and a Read or WriteTo of it that waits.
+// Close ends the attempt, and a Read or WriteTo of it that waits, unless that itself sits in a
+// read of the caller's body: it then ends with that.
 func (a *Attempt) Close() error {
 	u := a.u
 	u.mu.Lock()

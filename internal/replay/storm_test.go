@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -264,6 +265,36 @@ func TestDrippingCallersHoldLittle(t *testing.T) {
 	}
 }
 
+// A large piece that a slow caller brings little for is not held until he has filled it.
+func TestTheNextPieceOfASlowCallerIsSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(0)
+		pr, pw := io.Pipe()
+		u := upload(pr, 1<<20, b)
+		a := u.Open(nil)
+		to := &gate{open: make(chan struct{})}
+		var all sync.WaitGroup
+		all.Go(func() {
+			_, _ = a.WriteTo(to)
+			_ = a.Close()
+		})
+		_, _ = pw.Write(make([]byte, 4*kib))
+		_, _ = pw.Write(make([]byte, 10)) // into a larger piece, which is read ahead
+		synctest.Wait()
+		if held := b.Outside(); held != 20*kib {
+			t.Errorf("%d bytes are held of two pieces", held)
+		}
+		close(to.open)
+		synctest.Wait()
+		if held := b.Outside(); held != 4*kib {
+			t.Errorf("%d bytes are held to wait for a slow caller", held)
+		}
+		u.Abandon(func() { _ = pr.CloseWithError(errBroken) })
+		all.Wait()
+		wantEmpty(t, b, "after all")
+	})
+}
+
 // gate takes everything once it is open.
 type gate struct{ open chan struct{} }
 
@@ -285,6 +316,38 @@ func TestAFastUploadMovesInLargePieces(t *testing.T) {
 		if want := size/chunk + 4; src.reads > want {
 			t.Errorf("limit %d: %d reads for %d", limit, src.reads, want)
 		}
+		wantEmpty(t, b, "after all")
+	}
+}
+
+// Pieces are as large as reads make worth while, and no larger than what is left.
+func TestThePiecesOfAnUpload(t *testing.T) {
+	for _, tc := range []struct {
+		size, read int // bytes, and how many come at a time
+		want       []int
+	}{
+		{4*kib + 1, chunk, []int{4 * kib, 4 * kib}},
+		{20*kib + 1, chunk, []int{4 * kib, 16 * kib, 4 * kib}},
+		{10 * kib, 100, []int{4 * kib, 4 * kib, 4 * kib}},
+		{340 * kib, chunk, []int{4 * kib, 16 * kib, 64 * kib, chunk, chunk}},
+		{340 * kib, 62 * kib, []int{4 * kib, 16 * kib, 64 * kib, chunk, chunk}}, // the last read into one is short
+	} {
+		b := NewBudget(1 << 20)
+		src := bytes.NewReader(make([]byte, tc.size))
+		u := upload(readerFunc(func(p []byte) (int, error) { return src.Read(p[:min(len(p), tc.read)]) }), tc.size, b)
+		a := u.Open(nil)
+		if _, err := a.WriteTo(io.Discard); err != nil {
+			t.Error(err)
+		}
+		var got []int
+		for _, p := range u.pieces {
+			got = append(got, cap(p.buf))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%d bytes, %d at a time, are in pieces of %v", tc.size, tc.read, got)
+		}
+		_ = a.Close()
+		u.Finish()
 		wantEmpty(t, b, "after all")
 	}
 }

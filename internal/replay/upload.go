@@ -47,7 +47,8 @@ type Options struct {
 // When the budget is used up, the upload is no longer kept: what the last attempt opened has
 // passed is given back, and the rest goes through at most two pieces, of which one is on its way
 // out and one is read ahead. They are of 4 or 16 KiB, or larger as far as Reserve goes.
-// So a caller who drips holds 16 KiB at the most outside of the budget and of Reserve.
+// So a caller holds 16 KiB at the most outside of the budget and of Reserve while he is waited
+// for, and 32 KiB while the other side is; one who drips less than 1 KiB at a time, 4 KiB.
 //
 // An attempt that is given up may still sit in a read of the caller's body. What
 // that read brings goes into the record, so that nothing is lost to the next attempt.
@@ -304,7 +305,8 @@ func (u *Upload) Length() int64 {
 
 // Replayable reports whether the upload can be sent from its beginning. It has to be
 // asked before each attempt but the first, a request's GetBody included: what Open
-// returns otherwise fails with ErrClosed.
+// returns otherwise fails with ErrClosed. An earlier attempt that has not been closed
+// may change the answer of an upload that the budget has no room for.
 func (u *Upload) Replayable() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -142,7 +142,10 @@ func (d *Dialer) socks(ctx context.Context, r route) (net.Conn, error) {
 	}
 	ctx, cancel := d.withHandshakeTimeout(ctx)
 	defer cancel()
-	return dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", r.addr) // closes conn if it fails
+	if _, err := dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", r.addr); err != nil {
+		return nil, err // and conn is closed
+	}
+	return conn, nil
 }
 
 // tunnel goes through an HTTP proxy by CONNECT.

@@ -202,7 +202,7 @@ func TestEgressProxyRefuses(t *testing.T) {
 		}
 	}
 	d := NewDialer(Options{Dial: dialTCP, Proxy: func(context.Context, *url.URL) (*url.URL, error) {
-		return url.Parse("http://" + proxyUser + ":" + wrong + "%zz@127.0.0.1:1")
+		return nil, errors.New("not a proxy: http://" + proxyUser + ":" + wrong + "@127.0.0.1:1")
 	}})
 	if _, err := d.DialTLSContext(t.Context(), "tcp", "127.0.0.1:1"); err == nil || strings.Contains(err.Error(), "sentinel") {
 		t.Error(err)

@@ -145,7 +145,7 @@ func TestBytesComeThrough(t *testing.T) {
 			if odd {
 				client.piece = func() int { return 1 + rand.IntN(1<<rand.IntN(16)) }
 			}
-			sent, answered := randomBytes(2<<20), randomBytes(2<<20)
+			sent, answered := randomBytes(1<<20), randomBytes(1<<20)
 			var wg sync.WaitGroup
 			wg.Go(func() { pour(t, c, sent) })
 			wg.Go(func() { drain(t, server, sent) })

@@ -43,6 +43,8 @@ type scribe struct {
 	suite  uint16
 	secret []byte
 	sealed uint64 // records, with this secret
+
+	sessions tls.ClientSessionCache // the client's
 }
 
 func connectedToScribe(t testing.TB) (*tlsConn, *scribe) {
@@ -67,7 +69,7 @@ func connectedToScribe(t testing.TB) (*tlsConn, *scribe) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, &scribe{wireConn: wire, t: t, suite: server.ConnectionState().CipherSuite, secret: secret}
+	return c, &scribe{wireConn: wire, t: t, suite: server.ConnectionState().CipherSuite, secret: secret, sessions: clientConfig.ClientSessionCache}
 }
 
 // seal makes a record.

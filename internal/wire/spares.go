@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -134,6 +135,7 @@ func (dst *destination) returned() {
 // take returns a spare, or one that is being made; nil if the request has to make
 // its own connection.
 func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
+	detached := d.options.Detach(ctx)
 	d.mu.Lock()
 	if !d.counts(r) {
 		d.mu.Unlock()
@@ -141,12 +143,12 @@ func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
 	}
 	dst := d.to(r)
 	first := dst.ctx == nil
-	dst.ctx, dst.route = d.options.Detach(ctx), r
+	dst.ctx, dst.route = detached, r
 	for len(dst.spares) > 0 {
 		s := dst.spares[0]
 		dst.spares = dst.spares[1:]
-		c := dst.lend(s.Conn, true)
 		dst.failures, dst.retry = 0, time.Time{}
+		c := dst.lend(s.Conn, true)
 		dst.maintain()
 		d.mu.Unlock()
 		if s.wake() {
@@ -157,26 +159,28 @@ func (d *Dialer) take(ctx context.Context, r route) (*Conn, error) {
 		_ = c.Close()
 		d.mu.Lock()
 	}
-	if d.closed {
-		d.mu.Unlock()
-		return nil, nil
-	}
-	if !first {
-		dst.turn()
-		dst.want = min(dst.want+1, d.options.MaxSpares)
-	}
-	if dst.making <= len(dst.waiters) {
-		dst.maintain()
-		d.mu.Unlock()
-		d.options.Observe(SpareMissed)
-		return nil, nil
-	}
-	waiter := make(chan net.Conn, 1)
-	dst.waiters = append(dst.waiters, waiter)
-	dst.maintain()
+	waiter := dst.miss(first)
 	d.mu.Unlock()
 	d.options.Observe(SpareMissed)
+	if waiter == nil {
+		return nil, nil
+	}
 	return dst.wait(ctx, r, waiter)
+}
+
+// miss learns from a request that finds no spare, and lets it wait for one that is
+// being made, if one is left. mu is held.
+func (dst *destination) miss(first bool) (waiter chan net.Conn) {
+	if !first {
+		dst.turn()
+		dst.want = min(dst.want+1, dst.d.options.MaxSpares)
+	}
+	if dst.making > len(dst.waiters) && !dst.d.closed {
+		waiter = make(chan net.Conn, 1)
+		dst.waiters = append(dst.waiters, waiter)
+	}
+	dst.maintain()
+	return waiter
 }
 
 // wait waits for a connection that is being made.
@@ -245,7 +249,7 @@ func (dst *destination) maintain() {
 	for ; supply < dst.target() && !now.Before(dst.retry); supply++ {
 		dst.making++
 		ctx, r := dst.ctx, dst.route
-		d.background.Go(func() { dst.make(ctx, r) })
+		d.background.Go(func() { dst.makeOne(ctx, r) })
 	}
 	dst.least = min(dst.least, dst.ready())
 
@@ -278,8 +282,8 @@ func (dst *destination) wakeAt(then time.Time) {
 	})
 }
 
-// make makes a spare. That it cannot be made is nobody's failure.
-func (dst *destination) make(ctx context.Context, r route) {
+// makeOne makes a spare. That it cannot be made is nobody's failure.
+func (dst *destination) makeOne(ctx context.Context, r route) {
 	d := dst.d
 	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
 	defer cancel()
@@ -375,8 +379,32 @@ func (dst *destination) watch(s *spare) {
 // alive.
 func (s *spare) wake() bool {
 	_ = s.SetReadDeadline(time.Unix(1, 0))
-	err := <-s.ended
-	return errors.Is(err, os.ErrDeadlineExceeded) && s.SetReadDeadline(time.Time{}) == nil
+	if err := <-s.ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	for socket := socketOf(s.Conn); socket != nil && !quiet(socket); {
+		// the watch has not heard of it, or it is a session ticket
+		_ = s.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if err := s.watch(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+		_ = s.SetReadDeadline(time.Time{})
+	}
+	return true
+}
+
+// socketOf returns what conn runs on in the end, or nil.
+func socketOf(conn net.Conn) syscall.Conn {
+	switch c := conn.(type) {
+	case *tlsConn:
+		return socketOf(c.records.Conn)
+	case *stallConn:
+		return socketOf(c.Conn)
+	case syscall.Conn:
+		return c
+	}
+	return nil
 }
 
 // Spares returns how many connections are ready.

@@ -8,11 +8,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"io"
 	"math/big"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -44,71 +41,6 @@ func serverTLS(t testing.TB) (server, client *tls.Config) {
 
 func dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, network, addr)
-}
-
-// httpServer counts the connections that it is sent.
-type httpServer struct {
-	*httptest.Server
-	mu      sync.Mutex
-	opened  int
-	resumed int
-}
-
-func newHTTPServer(t testing.TB, version uint16, closes bool) (*httpServer, *tls.Config) {
-	server, client := serverTLS(t)
-	server.MinVersion, server.MaxVersion = version, version
-	s := new(httpServer)
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS.DidResume {
-			s.mu.Lock()
-			s.resumed++
-			s.mu.Unlock()
-		}
-		if closes {
-			w.Header().Set("Connection", "close")
-		}
-		_, _ = io.Copy(io.Discard, r.Body)
-		_, _ = io.WriteString(w, "hello")
-	}))
-	s.TLS = server
-	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			s.mu.Lock()
-			s.opened++
-			s.mu.Unlock()
-		}
-	}
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	return s, client
-}
-
-func TestSmoke(t *testing.T) {
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		s, config := newHTTPServer(t, version, true)
-		events := make(map[SpareEvent]int)
-		var mu sync.Mutex
-		d := NewDialer(Options{Dial: dialTCP, TLS: config, MaxSpares: 4, Observe: func(e SpareEvent) { mu.Lock(); events[e]++; mu.Unlock() }})
-		rt := &http.Transport{DialTLSContext: d.DialTLSContext}
-		for range 20 {
-			req, _ := http.NewRequest(http.MethodGet, s.URL, nil)
-			end := d.Begin(t.Context(), req.URL)
-			res, err := rt.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := io.ReadAll(res.Body)
-			if err != nil || string(b) != "hello" {
-				t.Fatal(string(b), err)
-			}
-			res.Body.Close()
-			end()
-		}
-		d.Close()
-		s.mu.Lock()
-		t.Log(events, s.opened, s.resumed)
-		s.mu.Unlock()
-	}
 }
 
 // tlsListener hands out the server's ends.
