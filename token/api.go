@@ -4,7 +4,18 @@
 //
 // A [Manager] keeps one token, for one app and issuer. Configurations attach a
 // [Binding] to it, which says how the token is fetched, and start the binding once
-// they run; the manager outlives them. Where tokens come from is a [Source].
+// they run; the manager outlives them. Where tokens come from is a [Source]; to write
+// one of your own, see its example.
+//
+// Requests ask for the [Manager.Token], and say when it was refused: [Manager.Reject]
+// returns the one to try again with. Neither is ever the cause of more than one call
+// to the issuer at a time, or of one that just failed.
+//
+// With a [Store], gateways share the token. Whoever finds it due, or refused, looks
+// into the store first, claims the right to fetch there, fetches, and stores what it
+// got; the others wait for that as long as it gives signs of life. A store that fails
+// costs no request: a gateway whose token lasts goes on with it, and one that needs a
+// token gets it for itself.
 package token
 
 // What a manager, its bindings and its sources tell each other.

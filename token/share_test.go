@@ -195,9 +195,9 @@ func TestLateLockIsReleased(t *testing.T) {
 		})
 	})
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+		w.took = 2 * time.Second
 		g := startGateway(w, s.client())
 		defer g.stop()
-		w.took = 2 * time.Second
 		time.AfterFunc(time.Second, func() { s.set(func(s *memServer) { s.readOnly = true }) })
 		mustToken(t, g.Manager)
 		time.Sleep(time.Second)
@@ -279,10 +279,10 @@ func TestStoreClosesAtReload(t *testing.T) {
 // goes on waiting, with the new config's store.
 func TestStoreClosesWhileWaiting(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+		w.took = 8 * time.Second
 		fetching, waiting := startGateway(w, s.client()), newGateway(w, s.client())
 		defer fetching.stop()
 		defer waiting.stop()
-		w.took = 8 * time.Second
 		time.Sleep(time.Second)
 		waiting.a.Start()
 		time.Sleep(time.Second)
@@ -377,6 +377,12 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 		if n := f.failedSince(time.Time{}); n != 0 {
 			t.Errorf("%d requests failed", n)
 		}
+		time.Sleep(wakeGap) // although another one has just stored a token
+		s.put(time.Now().Add(time.Hour).UnixMilli(), "stored")
+		before := w.count()
+		if tok, err := f.gateways[0].Renew(t.Context()); err != nil || tok.Secret() != w.latest() || w.count() != before+1 {
+			t.Errorf("got %v, %d calls", err, w.count()-before)
+		}
 		// a look under way is no call
 		g := f.gateways[0]
 		s.set(func(s *memServer) { s.latency = time.Second })
@@ -388,7 +394,7 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 		for !looking() {
 			time.Sleep(100 * time.Millisecond)
 		}
-		before := w.count()
+		before = w.count()
 		if _, err := g.Renew(t.Context()); err != nil || w.count() != before+1 {
 			t.Errorf("during a look: %v, %d calls", err, w.count()-before)
 		}
@@ -411,6 +417,24 @@ func TestLooksAreNoFetches(t *testing.T) {
 		}
 		if after.Fetches != 1 || after.Failures != 0 || after.FailuresInARow != 0 || after.LastTry != before.LastTry || after.NextTry != before.NextTry || after.Fetching {
 			t.Errorf("status is %+v, was %+v", after, before)
+		}
+	})
+}
+
+// Without the store a gateway calls seldom, whatever is rejected.
+func TestBudgetWithoutTheStore(t *testing.T) {
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+		s.down, w.poison = errors.New("away"), true
+		g := startGateway(w, s.client())
+		defer g.stop()
+		for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(5 * time.Second) {
+			_ = g.request(t.Context())
+		}
+		if n := w.count(); n < aloneBurst || n > aloneBurst+12 {
+			t.Errorf("%d calls in two hours", n)
+		}
+		if s := g.Status(); s.Failure != KindBudget {
+			t.Errorf("status is %+v", s)
 		}
 	})
 }
