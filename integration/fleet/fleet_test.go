@@ -107,41 +107,60 @@ func (b bound) String() string {
 	return fmt.Sprintf("%d to %d", b.least, b.most)
 }
 
-// finish ends the load, and holds what was counted against what is right: none of the
-// requests may fail, or if there were events none but in the second after one.
-func (f *fleet) finish(name string, bounds map[*source]bound) {
+// tally is what became of the requests for one source.
+type tally struct {
+	made, failed, wrongly int
+	slowest               time.Duration
+}
+
+// count adds up requests. One fails wrongly unless it began in the second after an
+// event.
+func (f *fleet) count(src *source, requests []request) (n tally) {
+	for _, r := range requests {
+		if r.source != src {
+			continue
+		}
+		n.made++
+		n.slowest = max(n.slowest, r.took)
+		if r.err == nil {
+			continue
+		}
+		n.failed++
+		excused := func(at time.Time) bool { return r.begin.After(at) && r.begin.Before(at.Add(grace)) }
+		if slices.ContainsFunc(f.events, excused) {
+			continue
+		}
+		if n.wrongly++; n.wrongly <= 3 {
+			f.t.Errorf("%s: a request failed after %v: %v", src.name, r.took, r.err)
+		}
+	}
+	return n
+}
+
+// finish ends the load, and holds what was counted against what is right.
+func (f *fleet) finish(name string, right map[*source]bound) {
 	f.t.Helper()
 	requests := f.load.stop()
 	for _, src := range sources {
-		var made, failed, late int
-		var slowest time.Duration
-		for _, r := range requests {
-			if r.source != src {
-				continue
-			}
-			made++
-			slowest = max(slowest, r.took)
-			if r.err == nil {
-				continue
-			}
-			failed++
-			if !slices.ContainsFunc(f.events, func(at time.Time) bool { return r.begin.After(at) && r.begin.Before(at.Add(grace)) }) {
-				if late++; late <= 3 {
-					f.t.Errorf("%s: a request failed after %v: %v", src.name, r.took, r.err)
-				}
-			}
+		n, callers := f.count(src, requests), f.callers(src)
+		if calls := len(callers); calls < right[src].least || calls > right[src].most {
+			f.t.Errorf("%s: %d calls of the token endpoint, by %v, want %v", src.name, calls, callers, right[src])
 		}
-		calls, right := f.wechat.tokenCalls(src), bounds[src]
-		if calls < right.least || calls > right.most {
-			f.t.Errorf("%s: %d calls of the token endpoint, by %v, want %v", src.name, calls, f.wechat.callers(src), right)
+		if n.made == 0 || n.wrongly > 0 {
+			f.t.Errorf("%s: of %d requests %d failed, %d of them wrongly", src.name, n.made, n.failed, n.wrongly)
 		}
-		if late > 0 || made == 0 {
-			f.t.Errorf("%s: %d requests, of which %d failed, %d of them when they should not", src.name, made, failed, late)
-		}
-		report(fmt.Sprintf("| %s | %s | %d | %v | %d | %d | %d | %v | %v |", name, src.name, calls, right, made, failed, late,
-			slowest.Round(10*time.Millisecond), f.settled.Round(100*time.Millisecond)))
+		report(fmt.Sprintf("| %s | %s | %d | %v | %d | %d | %d | %v | %v |", name, src.name, len(callers), right[src],
+			n.made, n.failed, n.wrongly, n.slowest.Round(10*time.Millisecond), f.settled.Round(100*time.Millisecond)))
 	}
 	f.quiet()
+}
+
+// callers returns who called for tokens of the source, in order.
+func (f *fleet) callers(src *source) (from []string) {
+	for _, c := range f.wechat.callsFor(src) {
+		from = append(from, c.gateway)
+	}
+	return from
 }
 
 // quiet stops the gateways, and looks for secrets in what they have said.

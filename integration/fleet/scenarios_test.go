@@ -53,10 +53,7 @@ var scenarios = []scenario{
 		}
 	}},
 	// tokens of 40 s are replaced 20 to 28 s after they were issued
-	{name: "rotation", life: 40 * time.Second, long: true, stable: bound{2, 4}, classic: bound{2, 4}, run: func(f *fleet) {
-		f.wait(80 * time.Second)
-		f.settle(20 * time.Second)
-	}},
+	{name: "rotation", life: 40 * time.Second, long: true, stable: bound{2, 4}, classic: bound{2, 4}, run: rotation},
 	{name: "token endpoint of 8 s, a revocation, a lone gateway", gateways: 1, long: true, stable: once, classic: once, run: slow},
 	{name: "token endpoint of 8 s, a revocation", stable: bound{1, 2}, classic: bound{1, 2}, run: slow},
 	{name: "kill -9 in mid-fetch, stable", long: true, stable: bound{2, 3}, classic: none, run: func(f *fleet) { f.killInMidFetch(stable) }},
@@ -65,16 +62,21 @@ var scenarios = []scenario{
 		f.without((*redisServer).stop, (*redisServer).start, 15*time.Second)
 	}},
 	{name: "Redis paused, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
-		f.without((*redisServer).pause, (*redisServer).resume, 40*time.Second)
+		f.without((*redisServer).pause, (*redisServer).resume, 20*time.Second)
+	}},
+	{name: "Redis paused, a token endpoint of 8 s, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
+		f.wechat.delay(8 * time.Second)
+		f.without((*redisServer).pause, (*redisServer).resume, 15*time.Second)
+		f.wechat.delay(0)
 	}},
 	{name: "Redis takes no writes in time, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
-		f.without((*redisServer).pauseWrites, (*redisServer).resumeWrites, 30*time.Second)
+		f.without((*redisServer).pauseWrites, (*redisServer).resumeWrites, 20*time.Second)
 	}},
 	{name: "Redis read-only, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
-		f.without((*redisServer).detach, (*redisServer).promote, 30*time.Second)
+		f.without((*redisServer).detach, (*redisServer).promote, 20*time.Second)
 	}},
 	{name: "Redis with another password, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
-		f.without(func(r *redisServer) { r.setPassword("another") }, func(r *redisServer) { r.setPassword(redisPassword) }, 30*time.Second)
+		f.without(func(r *redisServer) { r.setPassword("another") }, func(r *redisServer) { r.setPassword(redisPassword) }, 20*time.Second)
 	}},
 	{name: "Redis flushed, a revocation", stable: once, classic: once, run: func(f *fleet) {
 		f.redis.flush()
@@ -97,18 +99,33 @@ var scenarios = []scenario{
 	{name: "Redis paused, a gateway reloaded, a revocation, a reload", long: true, stable: apart, classic: apart, run: func(f *fleet) {
 		f.reloadWithout((*redisServer).pause, (*redisServer).resume)
 	}},
-	// tokens of 100 s are replaced 50 to 70 s after they were issued
-	{name: "Redis stopped for longer than a token lives, a revocation", life: 100 * time.Second, long: true,
+	// tokens of 80 s are replaced 40 to 56 s after they were issued
+	{name: "Redis stopped for longer than a token lives, a revocation", life: 80 * time.Second, long: true,
 		stable: bound{2, 12}, classic: bound{2, 12}, run: func(f *fleet) {
-			f.without((*redisServer).stop, (*redisServer).start, 110*time.Second)
+			f.without((*redisServer).stop, (*redisServer).start, 90*time.Second)
 		}},
+}
+
+// rotation is the time of some tokens, each of which costs one call: there are none
+// sooner after one another than a token is replaced.
+func rotation(f *fleet) {
+	f.wait(80 * time.Second)
+	f.settle(20 * time.Second)
+	for _, src := range sources {
+		calls := f.wechat.callsFor(src)
+		for i := 1; i < len(calls); i++ {
+			if gap := calls[i].at.Sub(calls[i-1].at); gap < 19*time.Second {
+				f.t.Errorf("%s: two calls within %v, by %s and %s", src.name, gap, calls[i-1].gateway, calls[i].gateway)
+			}
+		}
+	}
 }
 
 // slow is a revocation while tokens take their time.
 func slow(f *fleet) {
 	f.wechat.delay(8 * time.Second)
 	f.wechat.revoke(sources...)
-	f.wait(20 * time.Second)
+	f.wait(12 * time.Second)
 	f.wechat.delay(0)
 	f.settle(20 * time.Second)
 }
@@ -144,10 +161,10 @@ func (f *fleet) reloadWithout(fail, mend func(*redisServer)) {
 func (f *fleet) killInMidFetch(src *source) {
 	f.wechat.delay(4 * time.Second)
 	f.wechat.revoke(src)
-	eventually(f.t, 10*time.Second, "a call for a token", func() bool { return f.wechat.tokenCalls(src) > 0 })
-	victim := f.gateway(f.wechat.callers(src)[0])
+	eventually(f.t, 10*time.Second, "a call for a token", func() bool { return len(f.callers(src)) > 0 })
+	victim := f.gateway(f.callers(src)[0])
 	victim.kill()
-	f.wait(10 * time.Second)
+	f.wait(9 * time.Second)
 	f.wechat.delay(0)
 	f.settle(20 * time.Second)
 	victim.start()

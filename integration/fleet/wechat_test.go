@@ -39,6 +39,12 @@ var (
 
 var picture = append([]byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00"), bytes.Repeat([]byte("picture "), 128)...)
 
+// tokenCall is a call of a token endpoint.
+type tokenCall struct {
+	at      time.Time
+	gateway string
+}
+
 // use is a token seen in a request for media.
 type use struct {
 	at      time.Time
@@ -54,13 +60,13 @@ type wechat struct {
 	media map[*source]string // a media_id for each account
 
 	mu    sync.Mutex
-	calls map[sandbox.Endpoint][]string // of the token endpoints, by whom
+	calls map[sandbox.Endpoint][]tokenCall
 	uses  []use
 }
 
 func startWeChat(t *testing.T, life time.Duration) *wechat {
 	t.Helper()
-	w := &wechat{media: make(map[*source]string), calls: make(map[sandbox.Endpoint][]string)}
+	w := &wechat{media: make(map[*source]string), calls: make(map[sandbox.Endpoint][]tokenCall)}
 	w.Server = sandbox.New(sandbox.Options{
 		Apps:     map[string]string{stable.appID: appSecret, classic.appID: appSecret},
 		TokenTTL: life,
@@ -85,22 +91,15 @@ func (w *wechat) note(endpoint sandbox.Endpoint, r *http.Request) {
 	defer w.mu.Unlock()
 	switch endpoint {
 	case sandbox.Token, sandbox.StableToken:
-		w.calls[endpoint] = append(w.calls[endpoint], gateway)
+		w.calls[endpoint] = append(w.calls[endpoint], tokenCall{time.Now(), gateway})
 	case sandbox.MediaGet:
 		q := r.URL.Query()
 		w.uses = append(w.uses, use{time.Now(), gateway, q.Get("media_id"), q.Get("access_token")})
 	}
 }
 
-// tokenCalls returns how often a token of the source was asked for.
-func (w *wechat) tokenCalls(src *source) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.calls[src.endpoint])
-}
-
-// callers returns who asked, in order.
-func (w *wechat) callers(src *source) []string {
+// callsFor returns the calls for tokens of the source, in order.
+func (w *wechat) callsFor(src *source) []tokenCall {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.calls[src.endpoint])
@@ -110,7 +109,7 @@ func (w *wechat) callers(src *source) []string {
 func (w *wechat) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls, w.uses = make(map[sandbox.Endpoint][]string), nil
+	w.calls, w.uses = make(map[sandbox.Endpoint][]tokenCall), nil
 }
 
 // agree reports whether the requests since then carried one token of the source, and
