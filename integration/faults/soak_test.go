@@ -53,11 +53,11 @@ func TestSoak(t *testing.T) {
 	}
 	s := newSoak(t)
 	s.run(2*time.Second, false) // what a process needs once and keeps
-	before := s.rest(math.Inf(1))
+	before := s.rest(health{heap: math.Inf(1), rss: math.Inf(1)})
 
 	s.books = newBooks(s)
 	s.run(duration, true)
-	after := s.rest(before.heap + heapMore)
+	after := s.rest(health{heap: before.heap + heapMore, rss: before.rss + rssMore})
 	s.books.close(t, duration, before, after)
 }
 

@@ -9,8 +9,14 @@ import (
 	"testing"
 )
 
-// WeCom's account in the sandbox, beside WeChat's.
-const Corp = "ww0123456789abcdef/1000002"
+// WeCom's account in the sandbox, beside WeChat's, and its line for Site.App.
+const (
+	Corp    = "ww0123456789abcdef/1000002"
+	CorpApp = "app " + Corp + " {env." + SecretVariable + "} {\n\t\t\ttoken wecom\n\t\t}"
+)
+
+// Stranger is an operator's access check, for Site.Other: callers need a header.
+const Stranger = "wechat_linger\n\t@stranger not header Authorization \"Bearer key\"\n\trespond @stranger 401"
 
 // Site is one, and says what is in its Caddyfile.
 type Site struct {

@@ -19,6 +19,7 @@ function picture(size) {
 module.exports = {
 	plain: given('GATEWAY'),
 	forSDKs: given('GATEWAY_FOR_SDKS'),
+	forWeCom: given('GATEWAY_FOR_WECOM'),
 	withKey: given('GATEWAY_WITH_KEY'), // a caller needs the header Authorization: Bearer key
 	recipes: { sdk: given('RECIPE_SDK'), miniProgram: given('RECIPE_MINI_PROGRAM') },
 	picture,

@@ -12,15 +12,14 @@ import (
 
 func TestMain(m *testing.M) { gateway.Main(m) }
 
-const stranger = "@stranger not header Authorization \"Bearer key\"\n\trespond @stranger 401"
-
 // The packages must be there: npm ci gets them.
 func TestNode(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "node", "--test")
 	cmd.Env = append(os.Environ(),
 		"GATEWAY="+gateway.Site{}.Start(t).HTTP,
 		"GATEWAY_FOR_SDKS="+gateway.Site{Options: "sdk_tokens"}.Start(t).HTTP,
-		"GATEWAY_WITH_KEY="+gateway.Site{Options: "sdk_tokens", Other: stranger}.Start(t).HTTP,
+		"GATEWAY_FOR_WECOM="+gateway.Site{App: gateway.CorpApp, Options: "sdk_tokens"}.Start(t).HTTP,
+		"GATEWAY_WITH_KEY="+gateway.Site{Options: "sdk_tokens", Other: gateway.Stranger}.Start(t).HTTP,
 		"RECIPE_SDK="+gateway.Block(t, "js", "co-wechat-api"),
 		"RECIPE_MINI_PROGRAM="+gateway.Block(t, "js", "wx.uploadFile"))
 	out, err := cmd.CombinedOutput()
