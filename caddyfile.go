@@ -60,7 +60,6 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    types            <type...>
 //	    max_upload_size  [<type>] <size>
 //	    replay_buffer    <size>
-//	    spare_connections <n>
 //	    sdk_tokens
 //	    translate_status
 //	    cache_control    <value>
@@ -94,7 +93,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (*Handler, error) {
 	h.Next() // consume directive name
 	line := h.Dispenser.NewFromNextSegment()
 	own, err := takeOwn(line, misplacedOptions, "app", "app_selector", "types", "max_upload_size", "replay_buffer",
-		"spare_connections", "sdk_tokens", "translate_status", "cache_control", "errors")
+		"sdk_tokens", "translate_status", "cache_control", "errors")
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +157,7 @@ var misplacedOptions = func() map[string]string {
 	places := map[string]string{"token": "the block of an app: app <app_id> [<app_secret>] { ... }"}
 	places["share_token"] = places["token"]
 	for _, option := range []string{"dial_timeout", "tls_timeout", "response_header_timeout", "read_timeout", "write_timeout",
-		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions"} {
+		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions", "spare_connections"} {
 		places[option] = "a block: transport wechat { ... }"
 	}
 	return places
@@ -199,9 +198,6 @@ func mergeTransport(h httpcaddyfile.Helper, proxy *reverseproxy.Handler, own *Tr
 	}
 	if own.ReplayBuffer != 0 {
 		merged["replay_buffer"] = caddyconfig.JSON(own.ReplayBuffer, nil)
-	}
-	if own.SpareConnections != 0 {
-		merged["spare_connections"] = caddyconfig.JSON(own.SpareConnections, nil)
 	}
 	proxy.TransportRaw = caddyconfig.JSON(merged, nil)
 	return nil
@@ -331,8 +327,9 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return t.HTTPTransport.UnmarshalCaddyfile(segment)
 }
 
+// transportOption reports whether an option of the directive is the transport's.
 func transportOption(name string) bool {
-	return name == "app" || name == "app_selector" || name == "replay_buffer" || name == "spare_connections"
+	return name == "app" || name == "app_selector" || name == "replay_buffer"
 }
 
 // unmarshalOption reads one subdirective of the transport's own.
