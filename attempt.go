@@ -13,7 +13,6 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
@@ -35,17 +34,17 @@ func (*stalledError) Temporary() bool { return true }
 // attempt is one request on the wire and, once it is answered, the body of the reply.
 // It is in one piece because every request needs one.
 type attempt struct {
-	url    url.URL // with the token
-	cancel context.CancelCauseFunc
-	end    func() // of the connection's use; see internal/wire
+	url    url.URL                 // with the token
+	cancel context.CancelCauseFunc // nil: closing the connection or the body ends it
+	use    wire.Use                // of a connection
 	res    *http.Response
 	body   io.ReadCloser // of the reply
 	broken bool          // the body ended with an error
 
 	stall time.Duration // for the reply's next bytes; 0: any time
-	trace httptrace.ClientTrace
-	idle  bool        // the connection had been waiting, so WeChat may have closed it
-	heard atomic.Bool // a byte of the reply has come
+	conn  *wire.Conn    // nil: unknown
+	idle  bool          // it had been waiting, so WeChat may have closed it
+	heard int64         // bytes that had been read from it before
 
 	mu       sync.Mutex
 	timer    *time.Timer // nil: no clock runs
@@ -55,15 +54,37 @@ type attempt struct {
 	bitten   *stalledError
 }
 
-// begin returns the context of the attempt.
-func (a *attempt) begin(ctx context.Context) context.Context {
-	ctx, a.cancel = context.WithCancelCause(ctx)
-	a.trace.GotConn = func(info httptrace.GotConnInfo) {
-		conn, ok := info.Conn.(interface{ Waited() bool })
-		a.idle = info.Reused || ok && conn.Waited()
+// begin returns the context of the attempt, which ends with it where closing the
+// connection is not enough. The trace is the proxy's, made for this round trip:
+// http.Transport calls GotConn on the goroutine that it serves.
+func (a *attempt) begin(ctx context.Context, ends bool) context.Context {
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil {
+		trace.GotConn = a.gotConn
 	}
-	a.trace.GotFirstResponseByte = func() { a.heard.Store(true) }
-	return httptrace.WithClientTrace(ctx, &a.trace)
+	if ends {
+		ctx, a.cancel = context.WithCancelCause(ctx)
+	}
+	return ctx
+}
+
+func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn, _ = info.Conn.(*wire.Conn); a.conn == nil {
+		return
+	}
+	a.idle, a.heard = info.Reused || a.conn.Waited(), a.conn.Received()
+	if a.bitten != nil { // too late
+		_ = a.conn.Close()
+	}
+}
+
+// end is for an attempt that is over.
+func (a *attempt) end() {
+	if a.cancel != nil {
+		a.cancel(context.Canceled)
+	}
+	a.use.End()
 }
 
 // await runs the clock for the reply's headers, which have d once an upload of length
@@ -98,9 +119,17 @@ func (a *attempt) bite() {
 		a.bitten.what = fmt.Sprintf("WeChat sent no reply within %v; response_header_timeout, and a second for each 32 KiB of an "+
 			"upload, of %d bytes here, are its bounds", a.waits, a.length)
 	}
-	err := a.bitten
+	conn, body, err := a.conn, a.body, a.bitten
+	answered := a.answered
 	a.mu.Unlock()
-	a.cancel(err)
+	switch {
+	case a.cancel != nil:
+		a.cancel(err)
+	case answered && body != nil:
+		_ = body.Close()
+	case !answered && conn != nil:
+		_ = conn.Close()
+	}
 }
 
 // answer stops the clock: the headers are there, or never will be. Goroutines of
@@ -131,7 +160,9 @@ func (a *attempt) err(err error) error {
 
 // accept takes the reply in: its body is read through a from now on.
 func (a *attempt) accept(res *http.Response, stall time.Duration) {
+	a.mu.Lock()
 	a.res, a.body, a.stall = res, res.Body, stall
+	a.mu.Unlock()
 	res.Body = a
 	a.dropTrailers()
 }
@@ -160,7 +191,6 @@ func (a *attempt) Close() error {
 	}
 	err := a.body.Close()
 	a.dropTrailers() // there are some only now
-	a.cancel(context.Canceled)
 	a.end()
 	return err
 }
@@ -169,7 +199,7 @@ func (a *attempt) Close() error {
 // had been closed by WeChat meanwhile, as far as that can be known: it had been
 // waiting, no byte of a reply came, and no clock ran out.
 func (a *attempt) diedIdle(err error) bool {
-	return a.idle && !a.heard.Load() && !timedOut(err)
+	return a.idle && a.conn.Received() == a.heard && !timedOut(err)
 }
 
 // headerTimeout is how long the reply's headers may take once an upload has left; 0

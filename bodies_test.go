@@ -98,7 +98,9 @@ func TestTokenRevokedDuringUpload(t *testing.T) {
 		for _, stage := range []string{"before", "first bytes", "middle", "last byte"} {
 			t.Run(fmt.Sprintf("%s, token first %t", stage, first), func(t *testing.T) {
 				w := startWechat(t)
-				w.Server = sandbox.New(sandbox.Options{Apps: map[string]string{testAppID: testSecret}, KeepAlive: true, CheckTokenFirst: first})
+				options := testAccounts()
+				options.CheckTokenFirst = first
+				w.Server = sandbox.New(options)
 				g := startGateway(t, block(w.URL))
 				g.get("/media/warm-up")
 				content := picture(t, 5<<20)

@@ -37,6 +37,7 @@ func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 		options.MaxSpares = 0
 	}
 	ownTLS := t.ownTLS()
+	t.ownConns = (ownTLS || t.TLS == nil) && slices.Equal(t.Versions, []string{"1.1"})
 	t.dialer = wire.NewDialer(options)
 	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return t.dialer.DialContext(ownVars(ctx), network, addr)
@@ -104,6 +105,9 @@ func (t *Transport) destinationOf(ctx context.Context, network, addr string) str
 	}
 	if di, ok := reverseproxy.GetDialInfo(ctx); ok {
 		network, addr = di.Network, di.Address
+	}
+	if network == "tcp" {
+		return addr
 	}
 	return network + " " + addr
 }

@@ -231,7 +231,7 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 		{"deploy/Dockerfile", "golang:" + goVersion + "-"},
 		{"deploy/Dockerfile", "xcaddy build " + caddyVersion + " "},
 		{"deploy/Dockerfile", "caddy:" + caddyVersion[1:] + "\n"},
-		{"docs/sdks.md", "running " + version("integration/silenceper/go.mod", "github.com/silenceper/wechat/v2") + " "},
+		{"docs/sdks.md", "running " + version("integration/go.mod", "github.com/silenceper/wechat/v2") + " "},
 		{"docs/sdks.md", "running " + version("integration/node/package.json", `"co-wechat-api":`) + " "},
 	} {
 		if !strings.Contains(readText(t, named.file), named.text) {
@@ -254,4 +254,23 @@ func allTests(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return all.String()
+}
+
+// Every module of the repository is kept up to date.
+func TestDependabotKnowsEveryModule(t *testing.T) {
+	config := readText(t, ".github/dependabot.yml")
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "node_modules" {
+			return fs.SkipDir
+		}
+		if folder := filepath.ToSlash(filepath.Dir(path)); filepath.Base(path) == "go.mod" || filepath.Base(path) == "package.json" {
+			if !strings.Contains(config, " /"+strings.TrimPrefix(folder, ".")+"\n") {
+				t.Errorf(".github/dependabot.yml does not have /%s", folder)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -38,16 +38,14 @@ func isForm(contentType string) bool {
 // for the boundary: no quotes, no charset, no second value. head is the beginning of
 // the body. It returns nothing if there is no boundary.
 func formContentType(contentType string, head []byte) string {
-	announced := announcedBoundary(contentType)
-	if announced == "" || !bytes.HasPrefix(head, []byte("--"+announced)) {
-		if b := firstLineBoundary(head); b != "" {
-			announced = b
-		}
+	boundary := firstLineBoundary(head)
+	if boundary == "" { // something stands in front of the first part
+		boundary = announcedBoundary(contentType)
 	}
-	if !validBoundary(announced) {
+	if !validBoundary(boundary) {
 		return ""
 	}
-	return formType + "; boundary=" + announced
+	return formType + "; boundary=" + boundary
 }
 
 // announcedBoundary is the boundary as the header has it, well-formed or not.
@@ -119,14 +117,14 @@ func formFault(code int, head []byte) string {
 	for line := range bytes.SplitSeq(header, []byte("\r\n")) {
 		name, value, _ := strings.Cut(string(line), ":")
 		if textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)) == "Content-Disposition" {
-			return partFault(value)
+			return partFault(code, value)
 		}
 	}
 	return "the first part has no Content-Disposition"
 }
 
 // partFault says what is wrong with a part's Content-Disposition.
-func partFault(disposition string) string {
+func partFault(code int, disposition string) string {
 	_, params, err := mime.ParseMediaType(disposition)
 	switch {
 	case err != nil:
@@ -137,6 +135,8 @@ func partFault(disposition string) string {
 		return "the part has no filename"
 	case !strings.Contains(disposition, `filename="`):
 		return "the part's filename is not in quotes"
+	case code == errcode.NoMedia:
+		return ""
 	case path.Ext(params["filename"]) == "" || strings.HasSuffix(params["filename"], "."):
 		return "filename " + cleanName(params["filename"]) + " has no extension"
 	}

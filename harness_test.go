@@ -34,9 +34,13 @@ import (
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
-const (
-	testAppID  = "wx0123456789abcdef"
-	testSecret = "sentinel-app-secret-0123456789abcdef"
+const testSecret = "sentinel-app-secret-0123456789abcdef"
+
+// The platform that the tests run for: WeChat, but for those of TestOnWeCom.
+var (
+	testAppID     = "wx0123456789abcdef"
+	testTokenPath = "/cgi-bin/stable_token"
+	testSource    = ""
 )
 
 func init() {
@@ -311,7 +315,7 @@ func upstream(t testing.TB, h http.Handler) *httptest.Server {
 
 // block is a wechat_media directive for the test app with more options.
 func block(upstreams string, options ...string) string {
-	return "wechat_media " + upstreams + " {\n\tapp " + testAppID + " {env.TEST_WECHAT_SECRET}\n\t" + strings.Join(options, "\n\t") + "\n}"
+	return "wechat_media " + upstreams + " {\n\tapp " + testAppID + " {env.TEST_WECHAT_SECRET}" + testSource + "\n\t" + strings.Join(options, "\n\t") + "\n}"
 }
 
 // wechat is the sandbox behind a recorder of everything that reaches it.
@@ -334,12 +338,19 @@ type seen struct {
 	transferEncoding        []string
 }
 
+// testAccounts are the sandbox's, of the platform that the tests run for.
+func testAccounts() sandbox.Options {
+	accounts := map[string]string{testAppID: testSecret, "wx2": testSecret}
+	if testSource != "" {
+		return sandbox.Options{Corps: map[string]string{testAppID: testSecret}, KeepAlive: true}
+	}
+	return sandbox.Options{Apps: accounts, KeepAlive: true}
+}
+
 // startWechat runs WeChat's stand-in until the test ends.
 func startWechat(t testing.TB) *wechat {
 	t.Helper()
-	w := &wechat{t: t, Server: sandbox.New(sandbox.Options{
-		Apps: map[string]string{testAppID: testSecret, "wx2": testSecret}, KeepAlive: true,
-	})}
+	w := &wechat{t: t, Server: sandbox.New(testAccounts())}
 	w.URL = upstream(t, w).URL
 	return w
 }
@@ -372,7 +383,9 @@ func (w *wechat) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func (w *wechat) revoke() {
 	w.RevokeTokens(testAppID)
-	w.RevokeTokens("wx2")
+	if testSource == "" {
+		w.RevokeTokens("wx2")
+	}
 }
 func (w *wechat) currentToken() string { return w.CurrentToken(testAppID) }
 
@@ -382,7 +395,7 @@ func (w *wechat) requests() []seen {
 	defer w.mu.Unlock()
 	var out []seen
 	for _, s := range w.seen {
-		if s.path != "/cgi-bin/stable_token" {
+		if s.path != testTokenPath {
 			out = append(out, s)
 		}
 	}

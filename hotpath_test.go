@@ -64,9 +64,6 @@ func provisioned(t testing.TB, id, config string) caddyhttp.MiddlewareHandler {
 	var rt http.RoundTripper
 	if h, ok := mod.(*Handler); ok {
 		rt = h.proxy.Transport
-		for _, a := range h.transport.apps { // no config starts here
-			a.attached.Start()
-		}
 	} else {
 		rt = mod.(*reverseproxy.Handler).Transport
 	}
@@ -75,6 +72,11 @@ func provisioned(t testing.TB, id, config string) caddyhttp.MiddlewareHandler {
 		inner = rt.(*Transport).HTTPTransport
 	}
 	inner.Transport.RegisterProtocol("http", wireStub{media: make([]byte, 32<<10)})
+	if h, ok := mod.(*Handler); ok {
+		for _, a := range h.transport.apps { // no config starts here
+			a.attached.Start()
+		}
+	}
 	return mod.(caddyhttp.MiddlewareHandler)
 }
 

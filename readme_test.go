@@ -29,7 +29,8 @@ var checkedBy = map[string]string{
 	"mermaid":   "",
 }
 
-// commandTests has every command of the documents, and what runs it.
+// commandTests has every command of the documents, and what runs it, or does what it
+// would where it cannot be run: docker, kubectl and systemctl.
 var commandTests = map[string]string{
 	"go run ./cmd/caddy run --config example.Caddyfile":                 ".ci/readme",
 	`cp "$(go env GOROOT)/src/image/testdata/video-001.jpeg" photo.jpg`: ".ci/readme",
@@ -43,11 +44,18 @@ var commandTests = map[string]string{
 	"go test -race ./...": ".ci/run",
 	"go tool xcaddy build v2.11.9 --with github.com/caddy-wechat/caddy-wechat-media@v0.0.0=.": ".ci/run",
 	"bench/run.sh": ".ci/run",
-	"./caddy validate --envfile gateway.env --config Caddyfile":                                        "deploy/check/production_test.go",
-	"./caddy run --envfile gateway.env --config Caddyfile":                                             "deploy/check/production_test.go",
-	`curl -H "Authorization: Bearer $GATEWAY_KEY" -F media=@photo.jpg https://media.example.com/media`: "deploy/check/production_test.go",
-	"caddy reload --config /etc/caddy/Caddyfile --force":                                               "deploy/check/production_test.go",
-	`curl -X POST "http://localhost:2019/wechat/tokens/refresh?app_id=$WECHAT_APP_ID"`:                 "deploy/check/production_test.go",
+	"./caddy validate --envfile gateway.env --config Caddyfile":                                                                    "deploy/check/production_test.go",
+	"./caddy run --envfile gateway.env --config Caddyfile":                                                                         "deploy/check/production_test.go",
+	`curl -H "Authorization: Bearer $GATEWAY_KEY" -F media=@photo.jpg https://media.example.com/media`:                             "deploy/check/production_test.go",
+	"caddy reload --config /etc/caddy/Caddyfile --force":                                                                           "deploy/check/production_test.go",
+	"docker build -f deploy/Dockerfile -t caddy-wechat-media .":                                                                    "deploy/check/image_test.go",
+	`docker build -f deploy/Dockerfile --build-arg MODULES="github.com/pberkel/caddy-storage-redis" -t caddy-wechat-media:redis .`: "deploy/check/image_test.go",
+	"docker compose up --build --detach --wait":                                                                                    "deploy/check/image_test.go",
+	"kubectl apply -f deploy/kubernetes/gateway.yaml":                                                                              "deploy/check/manifests_test.go",
+	"cp deploy/systemd/caddy-wechat-media.service /etc/systemd/system/":                                                            "deploy/check.sh",
+	"systemctl daemon-reload":                   "deploy/check.sh",
+	"systemctl enable --now caddy-wechat-media": "deploy/check.sh",
+	`curl -X POST "http://localhost:2019/wechat/tokens/refresh?app_id=$WECHAT_APP_ID"`: "deploy/check/production_test.go",
 }
 
 // A command that nothing runs may be wrong, and so may one that breaks when it is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -112,5 +113,28 @@ func TestTranslatedStatus(t *testing.T) {
 		if got := platform.WeChat.Meaning(errcode).Status; got != want {
 			t.Errorf("%d: got %d, want %d", errcode, got, want)
 		}
+	}
+}
+
+// Looking into a reply costs no more memory than a few times its size, whatever JSON
+// it is.
+func TestExamineAllocatesLittle(t *testing.T) {
+	body := []byte(`{"errcode":40007,"errmsg":` + strings.Repeat(`[{"a":1},`, 7000)[:60_000-1] + `0` + strings.Repeat("]", 1))
+	for range 2 { // not well-formed, and then a very long errmsg
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 10 {
+			examine(&http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
+				Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}, nil)
+		}
+		runtime.ReadMemStats(&after)
+		if each := (after.TotalAlloc - before.TotalAlloc) / 10; each > 8*uint64(len(body)) {
+			t.Errorf("%d bytes for a reply of %d", each, len(body))
+		}
+		body = []byte(`{"errcode":40007,"errmsg":"` + strings.Repeat("x", 60_000) + `"}`)
+	}
+	v := examine(&http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}, nil)
+	if v.errcode != 40007 || len(v.errmsg) > 2*maxErrmsg {
+		t.Errorf("errcode %d, an errmsg of %d bytes", v.errcode, len(v.errmsg))
 	}
 }

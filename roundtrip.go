@@ -67,16 +67,25 @@ func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
 	if req.Body != nil && req.ContentLength != 0 {
 		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget})
 		defer ex.upload.Finish()
-		if req.ContentLength < 0 { // WeChat refuses chunked bodies with a bare 412
-			if err := ex.upload.Gather(); err != nil {
-				return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
-			}
-			if ex.upload.Length() == 0 {
-				ex.upload = nil
-			}
+		if err := gather(ex.upload); err != nil {
+			return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
+		}
+		if ex.upload.Length() == 0 {
+			ex.upload = nil
 		}
 	}
 	return t.serve(ex, req)
+}
+
+// gather waits for the first byte of an upload: nothing is dialed for a caller who has
+// not sent any. One of unknown length is read to its end, because WeChat refuses
+// chunked bodies with a bare 412.
+func gather(u *replay.Upload) error {
+	if u.Length() < 0 {
+		return u.Gather()
+	}
+	_, err := u.Head(1)
+	return err
 }
 
 // serve sends a request with the app's token.
@@ -183,9 +192,9 @@ func (t *Transport) attemptTwice(ex *exchange, req *http.Request, tok *token.Tok
 // the replacer, which all end up in logs, never see it.
 func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request, tok *token.Token) (*http.Response, error) {
 	a := ex.newAttempt()
-	ctx = a.begin(ctx)
+	ctx = a.begin(ctx, ex.upload != nil || !t.ownConns)
 	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
-	a.end = t.dialer.Begin(ctx, &a.url)
+	a.use = t.dialer.Begin(ctx, &a.url)
 	if ex.upload != nil {
 		t.setBody(out, ex.upload, a)
 	} else {
@@ -198,7 +207,6 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 	res, err := t.HTTPTransport.RoundTrip(out)
 	a.answer()
 	if err != nil {
-		a.cancel(context.Canceled)
 		a.end()
 		return nil, a.err(withoutURL(err))
 	}
@@ -211,9 +219,10 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 // the caller sent. Its URL becomes u.
 func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *token.Token) *http.Request {
 	*u = *out.URL
-	u.RawQuery = param + "=" + url.QueryEscape(tok.Secret())
 	if rest := withoutParam(out.URL.RawQuery, param); rest != "" {
-		u.RawQuery += "&" + rest
+		u.RawQuery = param + "=" + url.QueryEscape(tok.Secret()) + "&" + rest
+	} else {
+		u.RawQuery = param + "=" + url.QueryEscape(tok.Secret())
 	}
 	out.URL = u
 	out.Body, out.GetBody, out.ContentLength = nil, nil, 0

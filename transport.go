@@ -105,6 +105,7 @@ type Transport struct {
 	retriesByStatus bool                  // the proxy may take an answer for a reason to ask again
 	elsewhere       http.RoundTripper     // for token calls to other hosts than the upstreams
 
+	ownConns    bool          // all connections are internal/wire's, one for each request
 	stall       time.Duration // for the reply's next bytes
 	headerWait  time.Duration // for the reply's headers
 	connectWait time.Duration // for a connection

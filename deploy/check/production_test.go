@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -159,20 +160,11 @@ func TestChangedSecret(t *testing.T) {
 	eventually(t, "the gateway is ready", func() bool { return d.status("/readyz", "") == 200 })
 
 	var failed atomic.Int64
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default: // an unknown media_id needs a token to be unknown
-				if d.status("/media/"+strings.Repeat("x", 64), gatewayKey) != 404 {
-					failed.Add(1)
-				}
-			}
+	stop := always(t, func() { // an unknown media_id needs a token to be unknown
+		if d.status("/media/"+strings.Repeat("x", 64), gatewayKey) != 404 {
+			failed.Add(1)
 		}
-	}()
+	})
 
 	failure := func() string {
 		var tokens []struct {
@@ -203,9 +195,29 @@ func TestChangedSecret(t *testing.T) {
 	if out := d.run(t, refresh, env...); strings.Contains(out, `"failure"`) || !strings.Contains(out, "{") {
 		t.Errorf("%s: %s", refresh, out)
 	}
-	close(stop)
-	<-stopped
+	stop()
 	if n := failed.Load(); n != 0 {
 		t.Errorf("%d requests failed meanwhile", n)
 	}
+}
+
+// always does something again and again, until it is stopped or the test ends.
+func always(t *testing.T, f func()) (stop func()) {
+	done, stopped := make(chan struct{}), make(chan struct{})
+	stop = sync.OnceFunc(func() { close(done); <-stopped })
+	t.Cleanup(stop)
+	pace := time.NewTicker(10 * time.Millisecond)
+	go func() {
+		defer close(stopped)
+		defer pace.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-pace.C:
+				f()
+			}
+		}
+	}()
+	return stop
 }

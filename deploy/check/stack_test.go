@@ -288,7 +288,9 @@ func (s *stack) upload(t *testing.T, app string, size int) (mediaID string, errc
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = part.Write(make([]byte, size))
+	picture := make([]byte, size)
+	copy(picture, "\xff\xd8\xff")
+	_, _ = part.Write(picture)
 	_ = form.Close()
 	req, err := http.NewRequest(http.MethodPost, s.gateway+"/cgi-bin/media/upload?type=image", &body)
 	if err != nil {

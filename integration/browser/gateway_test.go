@@ -1,106 +1,48 @@
 // Package browser tries the page of example.Caddyfile in Chromium, with real
-// uploads. It is a module of its own so that the plugin does not require a
-// browser's driver.
+// uploads.
 package browser
 
 // The gateway and the sandbox as example.Caddyfile has them, on free ports.
 
 import (
-	"bytes"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
-const root = "../.."
+func TestMain(m *testing.M) { gateway.Main(m) }
 
-var caddyBinary string
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "browser")
-	if err != nil {
-		panic(err)
-	}
-	caddyBinary = filepath.Join(dir, "caddy")
-	build := exec.Command("go", "build", "-C", root, "-o", caddyBinary, "./cmd/caddy")
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("building: %v\n%s", err, out))
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-// gateway is example.Caddyfile, running.
-type gateway struct {
+// example is example.Caddyfile, running.
+type example struct {
 	url     string // of the site that has the page
 	sandbox string
-	process *os.Process
+	*gateway.Process
 }
 
-func startGateway(t *testing.T) *gateway {
+func startExample(t *testing.T) *example {
 	t.Helper()
-	example, err := os.ReadFile(filepath.Join(root, "example.Caddyfile"))
+	config, err := os.ReadFile(filepath.Join(gateway.Root, "example.Caddyfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	gatewayPort, sandboxPort, adminPort := freePort(t), freePort(t), freePort(t)
-	config := strings.NewReplacer(":8080", ":"+gatewayPort, ":8081", ":"+sandboxPort).Replace(string(example))
-	dir := t.TempDir()
-	file := filepath.Join(dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	cmd := exec.Command(caddyBinary, "run", "--config", file, "--adapter", "caddyfile")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CADDY_ADMIN=127.0.0.1:"+adminPort, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-		if strings.Contains(log.String(), "sandbox-secret") || strings.Contains(log.String(), "access_token=") {
-			t.Error("the log has the secret or a token in it")
-		}
+	port := func() string { return strings.TrimPrefix(gateway.FreeAddr(t), "127.0.0.1:") }
+	gatewayPort, sandboxPort := port(), port()
+	g := &example{url: "http://localhost:" + gatewayPort, sandbox: "http://127.0.0.1:" + sandboxPort}
+	g.Process = gateway.Start(t, gateway.Config{
+		Caddyfile: strings.NewReplacer(":8080", ":"+gatewayPort, ":8081", ":"+sandboxPort).Replace(string(config)),
+		Env:       []string{"CADDY_ADMIN=127.0.0.1:" + port()},
+		URL:       g.url, Ready: gateway.HasToken, Secrets: []string{"sandbox-secret", "access_token="},
 	})
-	g := &gateway{url: "http://localhost:" + gatewayPort, sandbox: "http://127.0.0.1:" + sandboxPort, process: cmd.Process}
-	for range 200 {
-		if res, err := http.Get(g.url); err == nil {
-			res.Body.Close()
-			return g
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("the gateway does not come up")
-	return nil
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return g
 }
 
 // download fetches media without the browser.
-func (g *gateway) download(t *testing.T, mediaID string) []byte {
+func (g *example) download(t *testing.T, mediaID string) []byte {
 	t.Helper()
 	res, err := http.Get(g.url + "/media/" + mediaID)
 	if err != nil {
@@ -115,7 +57,7 @@ func (g *gateway) download(t *testing.T, mediaID string) []byte {
 }
 
 // fault asks the sandbox for a fault, such as busy?endpoint=upload.
-func (g *gateway) fault(t *testing.T, what string) {
+func (g *example) fault(t *testing.T, what string) {
 	t.Helper()
 	res, err := http.Post(g.sandbox+"/sandbox/"+what, "", nil)
 	if err != nil {

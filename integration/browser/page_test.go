@@ -30,7 +30,7 @@ import (
 )
 
 // checkEqual holds the page to its word that a picture came back the same.
-func checkEqual(t *testing.T, g *gateway, o outcome, file string, content []byte) {
+func checkEqual(t *testing.T, g *example, o outcome, file string, content []byte) {
 	t.Helper()
 	if o.Phase != "equal" || !strings.Contains(o.Message, "came back the same, byte for byte") || o.Reason != "" || o.Said != "" {
 		t.Fatalf("the page: %+v", o)
@@ -51,7 +51,7 @@ func checkEqual(t *testing.T, g *gateway, o outcome, file string, content []byte
 }
 
 func TestPicturesComeBack(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	p.screenshot("start")
 	for _, tc := range []struct {
@@ -79,7 +79,7 @@ func TestPicturesComeBack(t *testing.T) {
 
 // A picture that is another one when it comes back must not pass for the same.
 func TestADifferentPicture(t *testing.T) {
-	p := open(t, startGateway(t).url, "en-US")
+	p := open(t, startExample(t).url, "en-US")
 	_, other := picture(t, "other.jpg", 100_000)
 	call(p, fetch.Enable, fetch.EnableParams{Patterns: []*fetch.RequestPattern{{URLPattern: "*/media/*"}}})
 	paused := chromedp.Events(p.ctx, fetch.RequestPaused)
@@ -102,7 +102,7 @@ func TestADifferentPicture(t *testing.T) {
 
 // An upload that takes its time, and is then left for another file.
 func TestProgressIsShown(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	p.eval(`
 		const bar = document.getElementById("progress")
@@ -144,7 +144,7 @@ func TestProgressIsShown(t *testing.T) {
 
 // Refusals that a person runs into. None of them is an error in the console.
 func TestRefusals(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	photo, content := picture(t, "photo.jpg", 300_000)
 	noise := make([]byte, 20<<20)
@@ -194,13 +194,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// What is no picture, but is called one, is WeChat's to find out.
-func TestTextUnderThePicturesName(t *testing.T) {
-	p := open(t, startGateway(t).url, "en-US")
+// What is no picture, but is called one, is WeChat's to find out. It looks at no more
+// than the beginning.
+func TestNoPictureUnderThePicturesName(t *testing.T) {
+	p := open(t, startExample(t).url, "en-US")
 	file := write(t, "text.jpg", []byte("not a picture\n"))
 	p.choose(file)
+	if o := p.await(file); o.Phase != "failed" || o.Message != "text.jpg was not accepted" || !strings.HasPrefix(o.Said, "errcode 40005: invalid file type") {
+		t.Errorf("a text: %+v", o)
+	}
+	file = write(t, "broken.jpg", []byte("\xff\xd8\xff and no picture\n"))
+	p.choose(file)
 	if o := p.await(file); o.Phase != "equal" {
-		t.Fatalf("the page: %+v", o)
+		t.Fatalf("a broken picture: %+v", o)
 	}
 	p.wait(`document.getElementById("reason").textContent === "This browser cannot show it as a picture."`)
 	p.screenshot("no-picture")
@@ -209,7 +215,7 @@ func TestTextUnderThePicturesName(t *testing.T) {
 // A gateway with a lower limit than the page knows of refuses with 413 while the
 // upload is on its way. The browser notes such answers in its console.
 func TestTooLargeForTheGateway(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	noise := make([]byte, 20<<20)
 	_, _ = rand.Read(noise)
@@ -227,7 +233,7 @@ func TestTooLargeForTheGateway(t *testing.T) {
 }
 
 func TestConnectionsThatFail(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	file, _ := picture(t, "photo.jpg", 300_000)
 
@@ -239,8 +245,7 @@ func TestConnectionsThatFail(t *testing.T) {
 	}
 	p.expect("request failed: net::ERR_", "network error: Failed to load resource: net::ERR_")
 
-	_ = g.process.Kill()
-	_, _ = g.process.Wait()
+	g.Stop()
 	next := write(t, "next.jpg", []byte("x"))
 	p.choose(next)
 	if o := p.await(next); o.Phase != "failed" || o.Message != "next.jpg was not accepted" || !strings.HasSuffix(o.Reason, "Is the gateway running?") {
@@ -251,7 +256,7 @@ func TestConnectionsThatFail(t *testing.T) {
 }
 
 func TestCalls(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	allowClipboard(p, g)
 	for _, name := range []string{"photo.jpg", "晚霞.png", `it's "one"; a, b\c $HOME 1.jpg`} {
@@ -273,7 +278,7 @@ func TestCalls(t *testing.T) {
 }
 
 // allowClipboard lets the test read the clipboard, and write to it, by script.
-func allowClipboard(p *page, g *gateway) {
+func allowClipboard(p *page, g *example) {
 	p.t.Helper()
 	for _, permission := range []string{"clipboard-read", "clipboard-write"} {
 		_, err := chromedp.CallBrowser(p.ctx, browser.SetPermission, browser.SetPermissionParams{
@@ -310,7 +315,7 @@ func runCurl(t *testing.T, lines, file string, content []byte) {
 
 // runWx runs the mini program's calls with a wx that notes them, and does what
 // WeChat's would.
-func runWx(t *testing.T, p *page, g *gateway, code map[string]string, name string, content []byte) {
+func runWx(t *testing.T, p *page, g *example, code map[string]string, name string, content []byte) {
 	t.Helper()
 	type wxCall struct{ Function, URL, FilePath, Name string }
 	run := func(code string) wxCall {
@@ -352,7 +357,7 @@ func runWx(t *testing.T, p *page, g *gateway, code map[string]string, name strin
 }
 
 func TestKeyboard(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	call(p, cdppage.SetInterceptFileChooserDialog, cdppage.SetInterceptFileChooserDialogParams{Enabled: true})
 	opened := make(chan *cdppage.EventFileChooserOpened, 1)
@@ -375,7 +380,7 @@ func TestKeyboard(t *testing.T) {
 
 // Paste a picture that was copied as one.
 func TestPaste(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	allowClipboard(p, g)
 	p.eval(`(async () => {
@@ -395,7 +400,7 @@ func TestPaste(t *testing.T) {
 }
 
 func TestChinese(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "zh-CN")
 	p.screenshot("zh-start")
 	file, _ := picture(t, "晚霞.jpg", 300_000)
@@ -423,7 +428,7 @@ func TestChinese(t *testing.T) {
 
 // Both languages have words for everything.
 func TestTexts(t *testing.T) {
-	p := open(t, startGateway(t).url, "fr")
+	p := open(t, startExample(t).url, "fr")
 	if got := value[string](p, "document.documentElement.lang"); got != "en" {
 		t.Errorf("French readers get %s", got)
 	}
@@ -444,7 +449,7 @@ func TestTexts(t *testing.T) {
 
 // The page may load and send nothing but what is its own.
 func TestNothingFromElsewhere(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	res, err := http.Get(g.url)
 	if err != nil {
 		t.Fatal(err)
@@ -475,7 +480,7 @@ func TestNothingFromElsewhere(t *testing.T) {
 
 // For people to look at, and for a scroll bar that must not be there.
 func TestNightAndSmallScreens(t *testing.T) {
-	g := startGateway(t)
+	g := startExample(t)
 	p := open(t, g.url, "en-US")
 	file, _ := picture(t, "evening.jpg", 300_000)
 	notes := write(t, "a-name-that-is-rather-long-for-a-telephone-and-has-no-place-to-break.txt", []byte("text"))

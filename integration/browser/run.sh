@@ -4,19 +4,15 @@
 # something to look at afterwards.
 set -euo pipefail
 cd "$(dirname "$0")"
-
-packages=()
-command -v chromium >/dev/null || packages+=(chromium)
-command -v curl >/dev/null || packages+=(curl)
-# without a font for it, Chinese is boxes on the screenshots
-[ -z "${SCREENSHOTS:-}" ] || fc-list :lang=zh-cn 2>/dev/null | grep -q . || packages+=(fonts-noto-cjk)
-if [ ${#packages[@]} -gt 0 ]; then
-	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-fi
+. ../packages.sh
+need chromium chromium
+need curl curl
 if [ -n "${SCREENSHOTS:-}" ]; then
+	# without a font for it, Chinese is boxes
+	fc-list :lang=zh-cn 2>/dev/null | grep -q . || missing+=(fonts-noto-cjk)
 	mkdir -p "$SCREENSHOTS"
 	SCREENSHOTS=$(realpath "$SCREENSHOTS")
 	export SCREENSHOTS
 fi
-go test -count=1 "$@" ./...
+install_missing
+go test -count=1 "$@" .

@@ -6,7 +6,6 @@ package faults
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -82,7 +81,7 @@ func errcodeOf(body []byte) int {
 // caller makes requests in one version of HTTP.
 type caller struct {
 	proto  string
-	base   func(*gateway) string
+	base   func(*server) string
 	client *http.Client // nil: HTTP/1.0 by hand
 }
 
@@ -97,16 +96,16 @@ func callers(t testing.TB) []caller {
 	h1 := &http.Transport{DisableCompression: true, DisableKeepAlives: true}
 	h2 := &http.Transport{DisableCompression: true, ForceAttemptHTTP2: true, TLSClientConfig: insecure}
 	t.Cleanup(h2.CloseIdleConnections)
-	plain := func(g *gateway) string { return g.http }
+	plain := func(g *server) string { return g.http }
 	return []caller{
 		{"HTTP/1.1", plain, &http.Client{Transport: h1, Timeout: patience}},
-		{"HTTP/2.0", func(g *gateway) string { return g.https }, &http.Client{Transport: h2, Timeout: patience}},
+		{"HTTP/2.0", func(g *server) string { return g.https }, &http.Client{Transport: h2, Timeout: patience}},
 		{"HTTP/1.0", plain, nil},
 	}
 }
 
 // get downloads, or asks for the headers of a download.
-func (c caller) get(g *gateway, method, target string) answer {
+func (c caller) get(g *server, method, target string) answer {
 	if c.client == nil {
 		return getByHand(strings.TrimPrefix(c.base(g), "http://"), method, target)
 	}
@@ -118,7 +117,7 @@ func (c caller) get(g *gateway, method, target string) answer {
 }
 
 // upload sends a multipart body, with its length or without, from a user agent.
-func (c caller) upload(g *gateway, contentType string, body []byte, known bool, userAgent string) answer {
+func (c caller) upload(g *server, contentType string, body []byte, known bool, userAgent string) answer {
 	in := io.Reader(bytes.NewReader(body))
 	if !known {
 		in = io.MultiReader(in)
@@ -161,13 +160,6 @@ func getByHand(addr, method, target string) answer {
 	}
 	body, err := io.ReadAll(res.Body)
 	return answer{res.StatusCode, res.Header, body, err}
-}
-
-// randomBytes are bytes that no other call has.
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.Read(b)
-	return b
 }
 
 // form is a multipart body with one file, as an SDK makes it.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // place is a number of bytes after which a reply breaks off.
@@ -93,13 +95,13 @@ func (c cut) undecidable(proto string) bool {
 // rehearsal is a gateway before a wire.
 type rehearsal struct {
 	w   *wire
-	g   *gateway
+	g   *server
 	tls bool
 }
 
 // rehearsals are one without and one with TLS to WeChat.
 func rehearsals(t *testing.T) []rehearsal {
-	certFile, keyFile := makeCert(t, t.TempDir())
+	certFile, keyFile := gateway.MakeCert(t, t.TempDir())
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +193,7 @@ func download(method string) call {
 func TestDownloadsThatBreakOff(t *testing.T) {
 	t.Parallel()
 	piece{
-		want: randomBytes(100_000), reply: pictureReply, places: placesIn,
+		want: gateway.Picture(100_000), reply: pictureReply, places: placesIn,
 		calls: []call{download(http.MethodGet), download(http.MethodHead)},
 	}.breakOff(t, callers(t))
 }
@@ -226,13 +228,14 @@ func TestRejectionsThatBreakOff(t *testing.T) {
 	}
 }
 
-// Nor is the reply to an upload; and an upload that WeChat has got is not sent
-// again, whatever becomes of the reply.
+// Nor is the reply to an upload; and an upload is not sent again once a byte of the
+// reply has come. Before that it is, once, if its connection may have died while it
+// waited for use.
 func TestUploadRepliesThatBreakOff(t *testing.T) {
 	t.Parallel()
 	upload := func(known bool) call {
 		return call{http.MethodPost, func(r rehearsal, from caller, key string) answer {
-			contentType, body := form(randomBytes(1000))
+			contentType, body := form(gateway.Picture(1000))
 			return from.upload(r.g, contentType, body, known, key)
 		}}
 	}
@@ -243,8 +246,13 @@ func TestUploadRepliesThatBreakOff(t *testing.T) {
 	from := callers(t)[:2] // HTTP/1.0 is no different here
 	for _, r := range p.breakOff(t, from) {
 		for key, n := range r.w.requests() {
-			if n != len(from)*len(p.calls) {
-				t.Errorf("%s: %d uploads became %d", key, len(from)*len(p.calls), n)
+			least := len(from) * len(p.calls)
+			most := least
+			if r.w.closesUnheard(key) {
+				most *= 2
+			}
+			if n < least || n > most {
+				t.Errorf("%s: %d uploads became %d", key, least, n)
 			}
 		}
 	}

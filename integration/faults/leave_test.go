@@ -145,12 +145,11 @@ func startPatient(t *testing.T, p *patient) *httptest.Server {
 }
 
 // newInProcess is a gateway to be loaded into this process, and its callers.
-func newInProcess(t *testing.T) (*gateway, []caller) {
+func newInProcess(t *testing.T) (*server, []caller) {
 	t.Helper()
 	t.Setenv("REAL_SECRET", secret)
-	g := &gateway{http: "http://" + freeAddr(t), https: "https://" + freeAddr(t), admin: "http://" + freeAddr(t),
-		global: "log {\n\t\toutput discard\n\t}"}
-	g.cert, g.key = makeCert(t, t.TempDir())
+	g := newServer(t)
+	g.global = "log {\n\t\toutput discard\n\t}"
 	from := callers(t)[:2]
 	for _, c := range from {
 		c.client.Transport.(*http.Transport).DialContext = (&net.Dialer{Control: asOnTheInternet}).DialContext
@@ -160,7 +159,7 @@ func newInProcess(t *testing.T) (*gateway, []caller) {
 }
 
 // loadInProcess has the gateway run in this process.
-func loadInProcess(t *testing.T, g *gateway, upstream string, options ...string) {
+func loadInProcess(t *testing.T, g *server, upstream string, options ...string) {
 	t.Helper()
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.caddyfile(upstream, options...)), nil)
 	if err != nil {
@@ -202,7 +201,7 @@ func (h halt) Read([]byte) (int, error) { <-h.ctx.Done(); return 0, h.ctx.Err() 
 
 // leave begins a transfer, leaves in the middle of it, and returns how long the
 // upstream went on.
-func (l leaver) leave(t *testing.T, p *patient, g *gateway, from caller, key string) time.Duration {
+func (l leaver) leave(t *testing.T, p *patient, g *server, from caller, key string) time.Duration {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, from.base(g)+"/media/"+key, nil)
@@ -244,7 +243,7 @@ func (l leaver) leave(t *testing.T, p *patient, g *gateway, from caller, key str
 
 // leaveAll has callers of every kind leave, those of a kind all at once, and
 // returns how long their transfers went on after that.
-func leaveAll(t *testing.T, p *patient, g *gateway, from []caller, name string, atOnce int) map[string][]time.Duration {
+func leaveAll(t *testing.T, p *patient, g *server, from []caller, name string, atOnce int) map[string][]time.Duration {
 	took := make(map[string][]time.Duration)
 	for _, l := range leavers {
 		for _, from := range from {
@@ -337,7 +336,7 @@ func TestLeavingWhileWechatStandsStill(t *testing.T) {
 }
 
 // underWay is how many requests the gateway has under way with WeChat.
-func (g *gateway) underWay(t *testing.T) (n int) {
+func (g *server) underWay(t *testing.T) (n int) {
 	t.Helper()
 	res, err := http.Get(g.admin + "/reverse_proxy/upstreams")
 	if err != nil {

@@ -12,12 +12,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // A reply whose framing makes no sense is an error, or ends in one; nobody gets
 // wrong bytes that look complete.
 func TestRepliesThatMakeNoSense(t *testing.T) {
-	content := randomBytes(50_000)
+	content := gateway.Picture(50_000)
 	reply := func(fields string, body []byte) []byte {
 		return slices.Concat([]byte("HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Disposition: attachment\r\n"+fields+"\r\n"), body)
 	}
@@ -77,7 +79,7 @@ func TestRepliesThatMakeNoSense(t *testing.T) {
 // reply, sent without being asked for, could get there over HTTP/1.1, but not where
 // WeChat's downloads close the connection.)
 func TestSurplusReachesNobody(t *testing.T) {
-	content, surplus := randomBytes(20_000), randomBytes(100)
+	content, surplus := gateway.Picture(20_000), gateway.Picture(100)
 	further := []byte("HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Disposition: attachment\r\nContent-Length: 9\r\n\r\nNOT YOURS")
 	closing := func(framing string) []byte {
 		head, body := pictureReply(framing, content)

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -29,7 +30,7 @@ type soak struct {
 	t     *testing.T
 	w     *wechat
 	hosts [2]*host
-	g     *gateway
+	g     *server
 	from  []caller
 	mu    sync.Mutex
 	files []file
@@ -52,11 +53,11 @@ func TestSoak(t *testing.T) {
 	}
 	s := newSoak(t)
 	s.run(2*time.Second, false) // what a process needs once and keeps
-	before := s.rest(math.Inf(1))
+	before := s.rest(health{heap: math.Inf(1), rss: math.Inf(1)})
 
 	s.books = newBooks(s)
 	s.run(duration, true)
-	after := s.rest(before.heap + heapMore)
+	after := s.rest(health{heap: before.heap + heapMore, rss: before.rss + rssMore})
 	s.books.close(t, duration, before, after)
 }
 
@@ -66,8 +67,8 @@ func newSoak(t *testing.T) *soak {
 	s.hosts = [2]*host{startHost(t, s.w.addr), startHost(t, s.w.addr)}
 	s.g = startGateway(t, s.upstreams(), s.options(0)...)
 	s.books = newBooks(s)
-	for _, size := range []int{1, 10_000, 300_000, 2 << 20, 10 << 20} {
-		content := randomBytes(size)
+	for _, size := range []int{3, 10_000, 300_000, 2 << 20, 10 << 20} {
+		content := gateway.Picture(size)
 		s.files = append(s.files, file{s.put(content), content})
 	}
 	return s

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
 )
 
 // faultCase is what befalls the connections to WeChat, and what may come of it.
@@ -72,7 +74,7 @@ func toxicCases(get, head, up int) []faultCase {
 type lane struct {
 	w       *wechat
 	h       *host
-	g       *gateway
+	g       *server
 	from    []caller
 	content []byte // of a file that is there to be downloaded
 	id      string
@@ -80,7 +82,7 @@ type lane struct {
 
 func newLane(t *testing.T, w *wechat, options ...string) *lane {
 	t.Helper()
-	l := &lane{w: w, h: startHost(t, w.addr), from: callers(t), content: randomBytes(150_000)}
+	l := &lane{w: w, h: startHost(t, w.addr), from: callers(t), content: gateway.Picture(150_000)}
 	l.g = startGateway(t, l.h.url, options...)
 	contentType, body := form(l.content)
 	a := l.from[0].upload(l.g, contentType, body, true, "")
@@ -91,7 +93,7 @@ func newLane(t *testing.T, w *wechat, options ...string) *lane {
 }
 
 // Whatever happens between the gateway and WeChat, a caller gets the right bytes
-// or learns that it does not, and an upload is stored once at the most.
+// or learns that it does not, and an upload that is right is stored once.
 func TestToxics(t *testing.T) {
 	t.Parallel()
 	w := startWechat(t)
@@ -158,16 +160,20 @@ func (l *lane) uploads(t *testing.T, c faultCase) {
 	for _, from := range l.from[:2] { // HTTP/1.0 is no different here
 		for _, known := range []bool{true, false} {
 			l.strike(c.toxics)
-			content := randomBytes(len(l.content))
+			content := gateway.Picture(len(l.content))
 			contentType, body := form(content)
 			a := from.upload(l.g, contentType, body, known, "")
 			got, copies := judgeUpload(a), l.w.copies(content)
-			if !slices.Contains(c.upload, got) || copies > 1 || got == right && copies != 1 {
+			if !slices.Contains(c.upload, got) || copies > mostCopies || got == right && copies != 1 {
 				t.Errorf("%s; %s upload, length known %t: got %s, not one of %s, stored %d times: %v", c.name, from.proto, known, got, c.upload, copies, a)
 			}
 		}
 	}
 }
+
+// mostCopies is how often an upload may be stored whose caller gets an error: twice,
+// if the gateway could take its first connection for one that had died while it waited.
+const mostCopies = 2
 
 // judgeUpload is judge for an answer whose media_id nobody knows beforehand.
 func judgeUpload(a answer) outcome {

@@ -92,6 +92,15 @@ func (w *wire) requests() map[string]int {
 	return maps.Clone(w.seen)
 }
 
+// closesUnheard reports whether the script for a key ends the connection before the
+// first byte of a reply.
+func (w *wire) closesUnheard(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.scripts[key]
+	return len(s.reply) == 0 && s.second == nil && s.end != stalls
+}
+
 func (w *wire) serve(tcp *net.TCPConn, cert *tls.Certificate) {
 	defer tcp.Close()
 	conn := net.Conn(tcp)

@@ -1,22 +1,17 @@
-// The READMEs' code for the client of a mini program, with a stand-in for wx that
+// The documents' code for the client of a mini program, with a stand-in for wx that
 // does what the documentation of wx.uploadFile and wx.downloadFile says.
 
 'use strict'
 
 const assert = require('node:assert/strict')
-const { randomBytes } = require('node:crypto')
-const { after, before, test } = require('node:test')
+const { test } = require('node:test')
 
-const { buildGateway, recipe, startGateway } = require('./gateway')
-
-let gateway
-before(() => { gateway = buildGateway() })
-after(() => gateway.remove())
+const { plain, recipes, picture } = require('./gateways')
 
 // standInForWx has files in memory, by path. It reaches the gateway at base in
 // place of the recipe's own host.
-function standInForWx(base, files) {
-	const here = url => url.replace('https://media.example.com', base)
+function standInForWx(files) {
+	const here = url => url.replace('https://media.example.com', plain)
 	const call = async ({ success, fail = error => { throw error } }, work) => {
 		try {
 			success(await work())
@@ -39,24 +34,22 @@ function standInForWx(base, files) {
 	}
 }
 
-test('a picture goes up and comes back', async t => {
-	const base = await startGateway(t, gateway.binary)
-	const picture = randomBytes(300_000)
-	const files = { 'http://tmp/photo.jpg': picture }
+test('a picture goes up and comes back', async () => {
+	const sent = picture(300_000)
+	const files = { 'http://tmp/photo.jpg': sent }
 	const shown = await new Promise((resolve, reject) => {
-		const code = recipe('wx.uploadFile')
+		const code = recipes.miniProgram
 		assert.match(code, /https:\/\/media\.example\.com\//)
 		const run = new Function('wx', 'tempFilePath', 'showPicture', 'showError', code)
-		run(standInForWx(base, files), 'http://tmp/photo.jpg', resolve, reject)
+		run(standInForWx(files), 'http://tmp/photo.jpg', resolve, reject)
 	})
-	assert.ok(picture.equals(files[shown]))
+	assert.ok(sent.equals(files[shown]))
 })
 
-test('an error is seen for what it is', async t => {
-	const base = await startGateway(t, gateway.binary)
+test('an error is seen for what it is', async () => {
 	const error = await new Promise((resolve, reject) => {
-		const run = new Function('wx', 'tempFilePath', 'showPicture', 'showError', recipe('wx.uploadFile'))
-		run(standInForWx(base, { 'http://tmp/notes.txt': 'text' }), 'http://tmp/notes.txt', reject, resolve)
+		const run = new Function('wx', 'tempFilePath', 'showPicture', 'showError', recipes.miniProgram)
+		run(standInForWx({ 'http://tmp/notes.txt': 'text' }), 'http://tmp/notes.txt', reject, resolve)
 	})
 	assert.match(String(error), /40005/)
 })

@@ -85,23 +85,17 @@ func (d *Dialer) counts(r route) bool {
 	return !d.closed && d.options.MaxSpares > 0 && r.key != ""
 }
 
-func (d *Dialer) begin(r route) (end func()) {
+func (d *Dialer) begin(r route) Use {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.counts(r) {
-		return func() {}
+		return Use{}
 	}
 	dst := d.to(r)
 	dst.reused = dst.reused || dst.idle() > 0
 	dst.requests++
 	dst.maintain()
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		dst.requests--
-		dst.last = time.Now()
-		dst.maintain()
-	}
+	return Use{d, dst}
 }
 
 // lend hands conn out, which was made for a request.

@@ -141,7 +141,7 @@ func (w *world) get() time.Duration {
 	start := time.Now()
 	req, _ := http.NewRequest(http.MethodGet, "http://wechat.test/", nil)
 	end := w.Begin(req.Context(), req.URL)
-	defer end()
+	defer end.End()
 	res, err := w.transport.RoundTrip(req)
 	if err != nil {
 		w.t.Error(err)
@@ -301,7 +301,7 @@ func TestNoDemandNoConnections(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, 16, closes)
 			defer w.end()
-			w.Begin(t.Context(), &url.URL{Scheme: "http", Host: "wechat.test"})()
+			w.Begin(t.Context(), &url.URL{Scheme: "http", Host: "wechat.test"}).End()
 			time.Sleep(time.Minute)
 			if opened, _ := w.connections(); opened != 0 {
 				t.Errorf("%d connections before the first request", opened)
@@ -563,7 +563,7 @@ func TestSparesKnowTheirWay(t *testing.T) {
 				}
 				cancel()
 				_ = conn.Close()
-				end()
+				end.End()
 				synctest.Wait()
 			}
 		}

@@ -121,7 +121,7 @@ func TestSparesCarryRequests(t *testing.T) {
 					t.Fatalf("%q, %v", got, err)
 				}
 				_ = res.Body.Close()
-				end()
+				end.End()
 				eventually(t, "a spare", func() bool { return d.Spares() > 0 })
 			}
 			if events.count(SpareMissed) != 1 || events.count(SpareTaken) != requests-1 {

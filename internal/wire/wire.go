@@ -142,26 +142,49 @@ func (d *Dialer) dial(ctx context.Context, network, addr string, secure bool) (n
 	return d.lend(r, s), nil
 }
 
-// Begin says that a request to u is under way, until end is called. ctx is the one
+// Begin says that a request to u is under way, until End is called. ctx is the one
 // that connections for it are made with. Connections are made ahead as such
 // requests need them.
-func (d *Dialer) Begin(ctx context.Context, u *url.URL) (end func()) {
+func (d *Dialer) Begin(ctx context.Context, u *url.URL) Use {
 	secure := u.Scheme == "https"
-	port := u.Port()
-	if port == "" {
-		port = map[bool]string{true: "443", false: "80"}[secure]
+	addr := u.Host
+	switch {
+	case u.Port() != "":
+	case secure:
+		addr = net.JoinHostPort(u.Hostname(), "443")
+	default:
+		addr = net.JoinHostPort(u.Hostname(), "80")
 	}
-	r, err := d.route(ctx, "tcp", net.JoinHostPort(u.Hostname(), port), secure)
+	r, err := d.route(ctx, "tcp", addr, secure)
 	if err != nil || r.key == "" {
-		return func() {}
+		return Use{}
 	}
 	return d.begin(r)
+}
+
+// Use is a request under way. Its zero value is none.
+type Use struct {
+	d   *Dialer
+	dst *destination
+}
+
+// End says that the request is over.
+func (u Use) End() {
+	if u.dst == nil {
+		return
+	}
+	u.d.mu.Lock()
+	defer u.d.mu.Unlock()
+	u.dst.requests--
+	u.dst.last = time.Now()
+	u.dst.maintain()
 }
 
 // Conn is a connection as it is handed out.
 type Conn struct {
 	net.Conn
 	waited bool
+	read   atomic.Int64
 	closed atomic.Bool
 	dest   *destination // nil if nobody counts
 }
@@ -169,6 +192,17 @@ type Conn struct {
 // Waited reports whether the connection had been made before it was asked for: its
 // peer may have closed it meanwhile, a moment before it was taken.
 func (c *Conn) Waited() bool { return c.waited }
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}
+
+// Received returns how many bytes have been read: by it a request can be told that got
+// no byte of a reply.
+func (c *Conn) Received() int64 { return c.read.Load() }
 
 // ReadFrom writes what r yields. If that is an io.LimitedReader on an io.WriterTo,
 // as http.Transport makes of an upload, the io.WriterTo writes in pieces of its own.
