@@ -30,11 +30,12 @@ type fleet struct {
 	settled time.Duration // from the last event until all worked with one token
 }
 
-// newFleet has everything but the gateways running.
-func newFleet(t *testing.T, gateways int, life time.Duration) *fleet {
+// newFleet has everything but the gateways running. Tokens live for life, and callers
+// wait no longer than patience.
+func newFleet(t *testing.T, gateways int, life, patience time.Duration) *fleet {
 	f := &fleet{t: t, redis: startRedis(t), wechat: startWeChat(t, life)}
 	for i := range gateways {
-		f.gateways = append(f.gateways, newGateway(t, i, f.redis, f.wechat.url))
+		f.gateways = append(f.gateways, newGateway(t, i, f.redis, f.wechat.url, patience))
 	}
 	return f
 }
@@ -163,7 +164,8 @@ func (f *fleet) callers(src *source) (from []string) {
 	return from
 }
 
-// quiet stops the gateways, and looks for secrets in what they have said.
+// quiet stops the gateways, and looks for secrets in what they have said. FLEET_LOGS is
+// a folder to keep that in.
 func (f *fleet) quiet() {
 	f.t.Helper()
 	secrets := append(f.wechat.IssuedTokens(), appSecret, redisPassword)

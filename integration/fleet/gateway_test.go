@@ -79,15 +79,15 @@ const site = `	handle_path /%[1]s/* {
 	}
 `
 
-func newGateway(t *testing.T, number int, redis *redisServer, wechatURL string) *gateway {
+func newGateway(t *testing.T, number int, redis *redisServer, wechatURL string, patience time.Duration) *gateway {
 	t.Helper()
-	g := &gateway{t: t, from: fmt.Sprintf("127.0.0.%d", 11+number), port: freePort(t), dir: t.TempDir()}
+	g := &gateway{t: t, from: fmt.Sprintf("127.0.0.%d", 11+number), port: freePort(t), dir: shortDir(t)}
 	var sites strings.Builder
 	for _, src := range sources {
 		fmt.Fprintf(&sites, site, src.name, wechatURL, src.appID, g.from)
 	}
 	g.config = fmt.Sprintf(caddyfile, g.dir, redis.address, g.port, sites.String())
-	g.client = &http.Client{Timeout: requestPatience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	g.client = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 	t.Cleanup(g.stop)
 	return g
 }
@@ -180,6 +180,17 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// shortDir is a t.TempDir with a name that is short enough for sockets in it.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fleet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func freePort(t *testing.T) string {

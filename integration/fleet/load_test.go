@@ -14,15 +14,9 @@ import (
 	"time"
 )
 
-const (
-	// loadEvery is how often each gateway gets a request for each source: three of
-	// them get 20 a second, for each.
-	loadEvery = 150 * time.Millisecond
-
-	// requestPatience is how long a caller waits, which is longer than a gateway's call
-	// for a token can last.
-	requestPatience = 30 * time.Second
-)
+// loadEvery is how often each gateway gets a request for each source: three of them get
+// 20 a second, for each.
+const loadEvery = 150 * time.Millisecond
 
 // request is one that was made, and how it ended.
 type request struct {

@@ -31,7 +31,7 @@ type redisServer struct {
 
 func startRedis(t *testing.T) *redisServer {
 	t.Helper()
-	r := &redisServer{t: t, address: net.JoinHostPort("127.0.0.1", freePort(t)), dir: t.TempDir()}
+	r := &redisServer{t: t, address: net.JoinHostPort("127.0.0.1", freePort(t)), dir: shortDir(t)}
 	r.start()
 	t.Cleanup(r.stop)
 	return r

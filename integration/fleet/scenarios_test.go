@@ -11,13 +11,19 @@ import (
 	"time"
 )
 
-const weChatLife = 2 * time.Hour // of a token
+// The defaults of a scenario.
+const (
+	weChatLife = 2 * time.Hour
+	patience   = 10 * time.Second
+	longer     = 15 * time.Second // where a token takes 8 s, or two calls one after the other
+)
 
 // scenario is something that happens to a fleet.
 type scenario struct {
 	name     string
-	gateways int           // default 3
-	life     time.Duration // of a token; default WeChat's
+	gateways int           // default: 3
+	life     time.Duration // of a token; default: WeChat's
+	patience time.Duration // of callers; default: 10 s
 	cold     bool          // the fleet has not been started
 	long     bool          // for a full run only
 	run      func(f *fleet)
@@ -54,20 +60,20 @@ var scenarios = []scenario{
 	}},
 	// tokens of 40 s are replaced 20 to 28 s after they were issued
 	{name: "rotation", life: 40 * time.Second, long: true, stable: bound{2, 4}, classic: bound{2, 4}, run: rotation},
-	{name: "token endpoint of 8 s, a revocation, a lone gateway", gateways: 1, long: true, stable: once, classic: once, run: slow},
-	{name: "token endpoint of 8 s, a revocation", stable: bound{1, 2}, classic: bound{1, 2}, run: slow},
-	{name: "kill -9 in mid-fetch, stable", long: true, stable: bound{2, 3}, classic: none, run: func(f *fleet) { f.killInMidFetch(stable) }},
-	{name: "kill -9 in mid-fetch, classic", stable: none, classic: bound{2, 3}, run: func(f *fleet) { f.killInMidFetch(classic) }},
+	{name: "token endpoint of 8 s, a revocation, a lone gateway", gateways: 1, patience: longer, long: true, stable: once, classic: once, run: slow},
+	{name: "token endpoint of 8 s, a revocation", patience: longer, stable: bound{1, 2}, classic: bound{1, 2}, run: slow},
+	{name: "kill -9 in mid-fetch, stable", patience: longer, long: true, stable: bound{2, 3}, classic: none, run: func(f *fleet) { f.killInMidFetch(stable) }},
+	{name: "kill -9 in mid-fetch, classic", patience: longer, stable: none, classic: bound{2, 3}, run: func(f *fleet) { f.killInMidFetch(classic) }},
 	{name: "Redis stopped, a revocation", stable: apart, classic: apart, run: func(f *fleet) {
 		f.without((*redisServer).stop, (*redisServer).start, 15*time.Second)
 	}},
 	{name: "Redis paused, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
 		f.without((*redisServer).pause, (*redisServer).resume, 20*time.Second)
 	}},
-	{name: "Redis paused, a token endpoint of 8 s, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
+	{name: "Redis paused, a token endpoint of 8 s, a revocation", patience: longer, long: true, stable: apart, classic: apart, run: func(f *fleet) {
 		f.wechat.delay(8 * time.Second)
 		f.without((*redisServer).pause, (*redisServer).resume, 15*time.Second)
-		f.wechat.delay(0)
+		f.wechat.delay(usualDelay)
 	}},
 	{name: "Redis takes no writes in time, a revocation", long: true, stable: apart, classic: apart, run: func(f *fleet) {
 		f.without((*redisServer).pauseWrites, (*redisServer).resumeWrites, 20*time.Second)
@@ -126,7 +132,7 @@ func slow(f *fleet) {
 	f.wechat.delay(8 * time.Second)
 	f.wechat.revoke(sources...)
 	f.wait(12 * time.Second)
-	f.wechat.delay(0)
+	f.wechat.delay(usualDelay)
 	f.settle(20 * time.Second)
 }
 
@@ -165,7 +171,7 @@ func (f *fleet) killInMidFetch(src *source) {
 	victim := f.gateway(f.callers(src)[0])
 	victim.kill()
 	f.wait(9 * time.Second)
-	f.wechat.delay(0)
+	f.wechat.delay(usualDelay)
 	f.settle(20 * time.Second)
 	victim.start()
 	victim.await()
@@ -190,7 +196,7 @@ func TestFleet(t *testing.T) {
 			continue
 		}
 		t.Run(s.name, func(t *testing.T) {
-			f := newFleet(t, cmp.Or(s.gateways, 3), cmp.Or(s.life, weChatLife))
+			f := newFleet(t, cmp.Or(s.gateways, 3), cmp.Or(s.life, weChatLife), cmp.Or(s.patience, patience))
 			if !s.cold {
 				f.warm()
 			}

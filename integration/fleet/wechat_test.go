@@ -23,6 +23,9 @@ const (
 	redisPassword = "sentinel-redis-password-0123456789"
 )
 
+// usualDelay is how long a token takes.
+const usualDelay = 300 * time.Millisecond
+
 // A source is asked for the tokens of an account of its own, so that one fleet works
 // with both at once.
 type source struct {
@@ -79,6 +82,7 @@ func startWeChat(t *testing.T, life time.Duration) *wechat {
 		w.media[src] = id
 	}
 	w.OnRequest(w.note)
+	w.delay(usualDelay)
 	srv := httptest.NewServer(w)
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
@@ -133,7 +137,7 @@ func (w *wechat) revoke(of ...*source) {
 	}
 }
 
-// delay makes both token endpoints slow; 0 ends it.
+// delay is how long both token endpoints take from now on.
 func (w *wechat) delay(d time.Duration) {
 	for _, src := range sources {
 		w.SetLatency(src.endpoint, d)
