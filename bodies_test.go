@@ -611,3 +611,23 @@ func TestNoBodyAnewForWhatWasNotKept(t *testing.T) {
 		u.Finish()
 	}
 }
+
+// Without the handler, too, memory goes back whatever becomes of an upload.
+func TestBareTransportGivesMemoryBack(t *testing.T) {
+	w := startWechat(t)
+	contentType, body := form(t, "a.jpg", picture(t, 200_000))
+	for upstream, options := range map[string]string{
+		"http://127.0.0.1:1": "",
+		w.URL:                "lb_retries 1\nlb_retry_match {\nexpression `{rp.status_code} == 418`\n}",
+	} {
+		g := startGateway(t, "reverse_proxy "+upstream+" {\n"+options+"\ntransport wechat {\napp "+testAppID+" {\ntoken file "+tokenFile(t, w)+"\n}\n}\n}")
+		for _, known := range []bool{true, false} {
+			in := io.Reader(bytes.NewReader(body))
+			if !known {
+				in = io.MultiReader(in)
+			}
+			g.do("POST", "/cgi-bin/media/upload?type=image", http.Header{"Content-Type": {contentType}}, in)
+		}
+		waitUntilNothingIsKept(t)
+	}
+}
