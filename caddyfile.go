@@ -1,3 +1,50 @@
+// Package wechatmedia is a Caddy plugin that turns a site into a gateway to
+// WeChat's temporary media: callers upload and download pictures, voice and video
+// without ever holding an AppSecret or an access token.
+//
+// # Caddyfile
+//
+// The directive wechat_media, with its options and those of reverse_proxy:
+//
+//	wechat_media [<matcher>] [<upstreams...>] {
+//	    app <app_id> [<app_secret>] {
+//	        token <source> [<args...>] {
+//	            ...
+//	        }
+//	        share_token [on|off]
+//	    }
+//	    app_selector     <placeholder>
+//	    types            <type...>
+//	    max_upload_size  [<type>] <size>
+//	    replay_buffer    <size>
+//	    sdk_tokens
+//	    translate_status
+//	    cache_control    <value>
+//	    errors           wechat|caddy
+//
+//	    # and every subdirective of reverse_proxy
+//	}
+//
+// app can be repeated; the first one is the default. Options of the HTTP transport
+// go into a block `transport wechat { ... }`; `transport http` means the same here.
+//
+// The directive
+//
+//	wechat_media http://127.0.0.1:9000 {
+//	    app  wx0123456789abcdef {env.WECHAT_APP_SECRET}
+//	    types image voice
+//	    lb_try_duration 5s
+//	}
+//
+// is equivalent to a wechat_media handler whose `types` are image and voice, and
+// whose `reverse_proxy` is what this one would be:
+//
+//	reverse_proxy http://127.0.0.1:9000 {
+//	    lb_try_duration 5s
+//	    transport wechat {
+//	        app wx0123456789abcdef {env.WECHAT_APP_SECRET}
+//	    }
+//	}
 package wechatmedia
 
 // The grammar of the wechat_media directive and of the wechat transport.
@@ -47,47 +94,8 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	return h.NewRoute(matcher, handler), nil
 }
 
-// parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
-//
-//	wechat_media [<matcher>] [<upstreams...>] {
-//	    app <app_id> [<app_secret>] {
-//	        token <source> [<args...>] {
-//	            ...
-//	        }
-//	        share_token [on|off]
-//	    }
-//	    app_selector     <placeholder>
-//	    types            <type...>
-//	    max_upload_size  [<type>] <size>
-//	    replay_buffer    <size>
-//	    sdk_tokens
-//	    translate_status
-//	    cache_control    <value>
-//	    errors           wechat|caddy
-//
-//	    # and every subdirective of reverse_proxy
-//	}
-//
-// app can be repeated; the first one is the default. Options of the HTTP transport
-// go into a block `transport wechat { ... }`; `transport http` means the same here.
-//
-// The directive
-//
-//	wechat_media http://127.0.0.1:9000 {
-//	    app  wx0123456789abcdef {env.WECHAT_APP_SECRET}
-//	    types image voice
-//	    lb_try_duration 5s
-//	}
-//
-// is equivalent to a wechat_media handler whose `types` are image and voice, and
-// whose `reverse_proxy` is what this one would be:
-//
-//	reverse_proxy http://127.0.0.1:9000 {
-//	    lb_try_duration 5s
-//	    transport wechat {
-//	        app wx0123456789abcdef {env.WECHAT_APP_SECRET}
-//	    }
-//	}
+// parseCaddyfile sets up the handler from Caddyfile tokens; the package comment has
+// the grammar.
 func parseCaddyfile(h httpcaddyfile.Helper) (*Handler, error) {
 	h.Reset()
 	h.Next() // consume directive name
