@@ -1,3 +1,50 @@
+// Package wechatmedia is a Caddy plugin that turns a site into a gateway to
+// WeChat's temporary media: callers upload and download pictures, voice and video
+// without ever holding an AppSecret or an access token.
+//
+// # Caddyfile
+//
+// The directive wechat_media, with its options and those of reverse_proxy:
+//
+//	wechat_media [<matcher>] [<upstreams...>] {
+//	    app <app_id> [<app_secret>] {
+//	        token <source> [<args...>] {
+//	            ...
+//	        }
+//	        share_token [on|off]
+//	    }
+//	    app_selector     <placeholder>
+//	    types            <type...>
+//	    max_upload_size  [<type>] <size>
+//	    replay_buffer    <size>
+//	    sdk_tokens
+//	    translate_status
+//	    cache_control    <value>
+//	    errors           wechat|caddy
+//
+//	    # and every subdirective of reverse_proxy
+//	}
+//
+// app can be repeated; the first one is the default. Options of the HTTP transport
+// go into a block `transport wechat { ... }`; `transport http` means the same here.
+//
+// The directive
+//
+//	wechat_media http://127.0.0.1:9000 {
+//	    app  wx0123456789abcdef {env.WECHAT_APP_SECRET}
+//	    types image voice
+//	    lb_try_duration 5s
+//	}
+//
+// is equivalent to a wechat_media handler whose `types` are image and voice, and
+// whose `reverse_proxy` is what this one would be:
+//
+//	reverse_proxy http://127.0.0.1:9000 {
+//	    lb_try_duration 5s
+//	    transport wechat {
+//	        app wx0123456789abcdef {env.WECHAT_APP_SECRET}
+//	    }
+//	}
 package wechatmedia
 
 // The grammar of the wechat_media directive and of the wechat transport.
@@ -47,54 +94,14 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	return h.NewRoute(matcher, handler), nil
 }
 
-// parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
-//
-//	wechat_media [<matcher>] [<upstreams...>] {
-//	    app <app_id> [<app_secret>] {
-//	        token <source> [<args...>] {
-//	            ...
-//	        }
-//	        share_token [on|off]
-//	    }
-//	    app_selector     <placeholder>
-//	    types            <type...>
-//	    max_upload_size  [<type>] <size>
-//	    replay_buffer    <size>
-//	    spare_connections <n>
-//	    sdk_tokens
-//	    translate_status
-//	    cache_control    <value>
-//	    errors           wechat|caddy
-//
-//	    # and every subdirective of reverse_proxy
-//	}
-//
-// app can be repeated; the first one is the default. Options of the HTTP transport
-// go into a block `transport wechat { ... }`; `transport http` means the same here.
-//
-// The directive
-//
-//	wechat_media http://127.0.0.1:9000 {
-//	    app  wx0123456789abcdef {env.WECHAT_APP_SECRET}
-//	    types image voice
-//	    lb_try_duration 5s
-//	}
-//
-// is equivalent to a wechat_media handler whose `types` are image and voice, and
-// whose `reverse_proxy` is what this one would be:
-//
-//	reverse_proxy http://127.0.0.1:9000 {
-//	    lb_try_duration 5s
-//	    transport wechat {
-//	        app wx0123456789abcdef {env.WECHAT_APP_SECRET}
-//	    }
-//	}
+// parseCaddyfile sets up the handler from Caddyfile tokens; the package comment has
+// the grammar.
 func parseCaddyfile(h httpcaddyfile.Helper) (*Handler, error) {
 	h.Reset()
 	h.Next() // consume directive name
 	line := h.Dispenser.NewFromNextSegment()
 	own, err := takeOwn(line, misplacedOptions, "app", "app_selector", "types", "max_upload_size", "replay_buffer",
-		"spare_connections", "sdk_tokens", "translate_status", "cache_control", "errors")
+		"sdk_tokens", "translate_status", "cache_control", "errors")
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +165,7 @@ var misplacedOptions = func() map[string]string {
 	places := map[string]string{"token": "the block of an app: app <app_id> [<app_secret>] { ... }"}
 	places["share_token"] = places["token"]
 	for _, option := range []string{"dial_timeout", "tls_timeout", "response_header_timeout", "read_timeout", "write_timeout",
-		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions"} {
+		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions", "spare_connections"} {
 		places[option] = "a block: transport wechat { ... }"
 	}
 	return places
@@ -199,9 +206,6 @@ func mergeTransport(h httpcaddyfile.Helper, proxy *reverseproxy.Handler, own *Tr
 	}
 	if own.ReplayBuffer != 0 {
 		merged["replay_buffer"] = caddyconfig.JSON(own.ReplayBuffer, nil)
-	}
-	if own.SpareConnections != 0 {
-		merged["spare_connections"] = caddyconfig.JSON(own.SpareConnections, nil)
 	}
 	proxy.TransportRaw = caddyconfig.JSON(merged, nil)
 	return nil
@@ -331,8 +335,9 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return t.HTTPTransport.UnmarshalCaddyfile(segment)
 }
 
+// transportOption reports whether an option of the directive is the transport's.
 func transportOption(name string) bool {
-	return name == "app" || name == "app_selector" || name == "replay_buffer" || name == "spare_connections"
+	return name == "app" || name == "app_selector" || name == "replay_buffer"
 }
 
 // unmarshalOption reads one subdirective of the transport's own.

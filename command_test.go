@@ -2,6 +2,7 @@ package wechatmedia
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,5 +71,53 @@ func TestCommand(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// A gateway on this machine is for its programs: no page of another site, and no name
+// that was made to point here, reaches it through somebody's browser.
+func TestCommandKeepsWebPagesOut(t *testing.T) {
+	address := "127.0.0.1:" + freePort(t)
+	config, err := commandConfig(commandFlags(t, "--sandbox", "--listen", address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Run(config); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+	for name, tc := range map[string]struct {
+		host, header, value string
+		out                 bool
+	}{
+		"a program":         {address, "", "", false},
+		"localhost":         {"localhost:" + address[len("127.0.0.1:"):], "", "", false},
+		"another site":      {address, "Sec-Fetch-Site", "cross-site", true},
+		"another subdomain": {address, "Sec-Fetch-Site", "same-site", true},
+		"a page of its own": {address, "Sec-Fetch-Site", "same-origin", false},
+		"typed in":          {address, "Sec-Fetch-Site", "none", false},
+		"a foreign Origin":  {address, "Origin", "https://evil.example", true},
+		"one that looks so": {address, "Origin", "http://localhost.evil.example", true},
+		"its own Origin":    {address, "Origin", "http://" + address, false},
+		"rebinding":         {"evil.example", "", "", true},
+	} {
+		for _, method := range []string{"GET", "POST"} {
+			req, _ := http.NewRequest(method, "http://"+address+"/cgi-bin/media/get?media_id=abc", nil)
+			req.Host = tc.host
+			if tc.header != "" {
+				req.Header.Set(tc.header, tc.value)
+			}
+			res, err := noRedirects.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if (res.StatusCode == http.StatusForbidden) != tc.out {
+				t.Errorf("%s, %s: %d", name, method, res.StatusCode)
+			}
+		}
+	}
+	if keepPagesOut("0.0.0.0:8080") != nil || keepPagesOut("localhost:8080") == nil {
+		t.Error("who is kept out does not depend on who can call")
 	}
 }

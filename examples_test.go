@@ -476,7 +476,10 @@ func testPrivateGatewayExample(x *example) {
 		}
 	}
 
-	for _, path := range []string{"/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/clear_quota", "/cgi-bin//clear_quota/v2", "/cgi-bin/openapi/quota/clear"} {
+	if _, reply := x.do("POST", "http://evil.example:8080/wxa/msg_sec_check", key, nil); len(reply) != 0 {
+		x.t.Error("a name that somebody has made to point here is served")
+	}
+	for _, path := range []string{"/wxa/msg_sec_check;x", "/wxa/msg_sec_check/../../cgi-bin/token", "/wxa\\msg_sec_check", "/cgi-bin/token;x", "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/clear_quota", "/cgi-bin//clear_quota/v2", "/cgi-bin/openapi/quota/clear"} {
 		if res, _ := x.do("POST", base+path+"?secret="+callersSecret, key, nil); res.StatusCode != 403 {
 			x.t.Errorf("%s got status %d", path, res.StatusCode)
 		}

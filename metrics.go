@@ -124,6 +124,9 @@ func registerMetrics(ctx caddy.Context) error {
 	return nil
 }
 
+// spareEvents are the values of the label result of spares_total.
+var spareEvents = []wire.SpareEvent{wire.SpareTaken, wire.SpareMissed, wire.SpareExpired}
+
 // startMetrics has the counters of an app begin at 0: what has not happened yet can
 // then be told from what is not counted, and the first time shows in a rate.
 func (t *Transport) startMetrics(a *app) {
@@ -132,6 +135,9 @@ func (t *Transport) startMetrics(a *app) {
 	}
 	for _, kind := range errcode.Kinds() {
 		metrics.tokenFetches.WithLabelValues(a.id, a.source, string(kind))
+	}
+	for _, ev := range spareEvents {
+		metrics.spares.WithLabelValues(string(ev))
 	}
 	for _, outcome := range []string{replaySucceeded, replayRejected, replayNotKept, replayNoToken} {
 		metrics.replays.WithLabelValues(outcome)

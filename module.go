@@ -1,6 +1,3 @@
-// Package wechatmedia is a Caddy plugin that turns a site into a gateway to
-// WeChat's temporary media: callers upload and download pictures, voice and video
-// without ever holding an AppSecret or an access token.
 package wechatmedia
 
 // The handler module: its configuration, and how it comes to life.
@@ -65,30 +62,28 @@ const (
 // What the gateway refuses itself looks like WeChat's own errors, with an honest
 // HTTP status:
 //
-// Case | Status | errcode
-// -----|--------|--------
-// media_id missing or malformed | 400 | 40007
-// type not allowed | 400 | 40004
-// not multipart/form-data, or empty | 400 | 41005
-// larger than `max_upload_size` | 413 | 45001
-// unknown app | 400 | 40013
-// wrong method | 405 | 43001, 43002
-// no such endpoint | 404 | 40066
-// no token to be had | 503 | -1
-// no memory left to gather an upload | 503 | -1
-// WeChat unreachable, timed out | 502, 504 | -1
+//	case                                                   status    errcode
+//	media_id missing or malformed                          400       40007
+//	type not allowed                                       400       40004
+//	not multipart/form-data, without a boundary, or empty  400       41005
+//	larger than max_upload_size, or than a limit in front  413       45001
+//	unknown app                                            400       40013
+//	a header that would not be well-formed                 400       40035
+//	wrong method                                           405       43001, 43002
+//	no such endpoint                                       404       40066
+//	no token available                                     503       -1
+//	no memory left to gather an upload                     503       -1
+//	WeChat unreachable, timed out                          502, 504  -1
 //
 // These placeholders are set for each request:
 //
-// Placeholder | Description
-// ------------|-------------
-// `{http.wechat_media.endpoint}` | `get`, `jssdk`, `upload`, `token` or `stable_token`
-// `{http.wechat_media.app_id}` | The app that the request is for
-// `{http.wechat_media.media_id}` | The media_id of a download
-// `{http.wechat_media.errcode}` | WeChat's, or the gateway's own, errcode; `0` for a success
-// `{http.wechat_media.errmsg}` | The errmsg that goes with it
-// `{http.wechat_media.retries}` | How often the request was repeated with a fresh token
-// `{http.wechat_media.form}` | What seems to be wrong with an upload that WeChat refused with 40005 or 41005, e.g. that the filename has no extension; for logs
+//	{http.wechat_media.endpoint}  get, jssdk, upload, token or stable_token
+//	{http.wechat_media.app_id}    the app that the request is for
+//	{http.wechat_media.media_id}  the media_id of a download
+//	{http.wechat_media.errcode}   WeChat's, or the gateway's own, errcode; 0 for a success
+//	{http.wechat_media.errmsg}    the errmsg that goes with it, without the token, 300 bytes at the most
+//	{http.wechat_media.retries}   how often the request was repeated with a fresh token
+//	{http.wechat_media.form}      what seems wrong with an upload that got 40005 or 41005; for logs
 //
 // With two of these handlers in one request, they speak of the last one.
 type Handler struct {

@@ -111,6 +111,7 @@ type Transport struct {
 	connectWait time.Duration // for a connection
 	told        onceInAWhile
 
+	running     bool // the config has started
 	servesMedia bool // under the handler, which counts requests
 	ctx         caddy.Context
 	events      *caddyevents.App
@@ -326,6 +327,8 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 	}
 	t.events = events.(*caddyevents.App)
 	return t.events.On("started", onStarted(func() {
+		t.running = true
+		replayLimits.Add(t.ReplayBuffer)
 		for _, a := range t.apps {
 			t.startMetrics(a)
 			a.attached.Start()
@@ -342,6 +345,9 @@ func (f onStarted) Handle(context.Context, caddy.Event) error { f(); return nil 
 // Cleanup releases what t acquired. Requests that outlast the config's grace
 // period may still use it.
 func (t *Transport) Cleanup() error {
+	if t.running {
+		replayLimits.Add(-t.ReplayBuffer)
+	}
 	var errs []error
 	for _, a := range t.apps {
 		errs = append(errs, a.release())

@@ -64,7 +64,7 @@ func TestHints(t *testing.T) {
 		"look at http://tokens/":                                                  BadReply("status 302 instead of 200"),
 		"tell the operator of tokens that 203.0.113.9 calls":                      &ErrcodeError{40164, "invalid ip 203.0.113.9"},
 		"tell the operator of tokens that this machine's public IP address calls": &ErrcodeError{40164, ""},
-		"the AppSecret is wrong; copy it again from the WeChat admin, and reload": &ErrcodeError{40125, ""},
+		"the AppSecret is wrong; copy it again from the WeChat admin, and restart, or reload with --force if it comes from a file": &ErrcodeError{40125, ""},
 		"mine": fmt.Errorf("wrapped: %w", &Failure{Kind: KindReply, Hint: "mine", Err: errors.New("x")}),
 	} {
 		if f := classify(err, hints); f.Hint != want {

@@ -42,8 +42,8 @@ func (*WeCom) Traits() token.Traits {
 	return token.Traits{
 		Identity: "wecom", NeedsSecret: true, AsksUpstream: true, Platform: "wecom",
 		Hints: map[token.Kind]string{
-			token.KindSecret:  "the secret is not the agent's; copy it again from the WeCom admin, and reload",
-			token.KindAppID:   "there is no such corp or agent; copy the corp_id again from the WeCom admin, and reload",
+			token.KindSecret:  "the secret is not the agent's; copy it again from the WeCom admin, and restart, or reload with --force if it comes from a file",
+			token.KindAppID:   "there is no such corp or agent; copy the corp_id again from the WeCom admin, and restart, or reload with --force if it comes from a file",
 			token.KindIP:      "add this machine's public IP address to the trusted addresses of the agent in the WeCom admin",
 			token.KindAccount: "the corp may not get access tokens; look for notices in the WeCom admin",
 			token.KindQuota:   "WeCom allows no more token calls for now; see who else asks for tokens of this agent, and consider share_token",

@@ -115,7 +115,7 @@ func TestCommands(t *testing.T) {
 				}
 			}
 			address := gateway.FreeAddr(t)
-			gateway.Start(t, gateway.Config{Args: append(args, "--listen", address), URL: "http://" + address, Ready: gateway.HasToken})
+			gateway.Start(t, gateway.Config{Args: append(args, "--listen", address), URL: "http://" + address})
 			js.run(t, "http://"+address)
 		})
 	}
