@@ -122,6 +122,14 @@ func (p *page) expect(complaints ...string) {
 	}
 }
 
+// expectStatus waits until the console has noted the status of an answer from the gateway,
+// as it does with every error, and forgets it.
+func (p *page) expectStatus(g *example, status int) {
+	p.t.Helper()
+	p.expect(fmt.Sprintf("status %d: %s/media", status, g.url),
+		fmt.Sprintf("network error: Failed to load resource: the server responded with a status of %d", status))
+}
+
 func call[P, R any](p *page, command cdp.Command[P, R], params P) R {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
