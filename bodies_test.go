@@ -22,6 +22,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -527,5 +528,106 @@ func TestRefusalReachesACallerWhoIsStillSending(t *testing.T) {
 				t.Errorf("errors %s: %d %s, %v", shape, res.StatusCode, answer, err)
 			}
 		}
+	}
+}
+
+// A caller may read as slowly as Caddy lets him: the clock is for WeChat.
+func TestSlowReaderIsNotCutShort(t *testing.T) {
+	const size = 24 << 20 // more than sockets take
+	up := fakeWechat(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Disposition", "attachment")
+		rw.Header().Set("Content-Length", fmt.Sprint(size))
+		_, _ = io.CopyN(rw, zeroes{}, size)
+	})
+	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 250ms\n}"))
+	res, err := noRedirects.Get(g.URL + "/media/abc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.CopyN(io.Discard, res.Body, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // four times what WeChat may take
+	if n, err := io.Copy(io.Discard, res.Body); err != nil || n != size-1<<20 {
+		t.Errorf("%d bytes more, %v", n, err)
+	}
+}
+
+// A video's answer is a URL that is good for a short time: no cache keeps it.
+func TestVideoURLIsNotCached(t *testing.T) {
+	up := fakeWechat(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/plain")
+		rw.Header().Set("Cache-Control", "no-cache, must-revalidate")
+		_, _ = io.WriteString(rw, `{"video_url":"http://example.com/v.mp4"}`)
+	})
+	g := startGateway(t, block(up.URL, "cache_control max-age=60"))
+	res, body := g.get("/media/abc")
+	if res.StatusCode != 200 || res.Header.Get("Cache-Control") != "no-cache, must-revalidate" || res.Header.Get("Etag") != "" || !strings.Contains(string(body), "video_url") {
+		t.Errorf("%d %v %s", res.StatusCode, res.Header, body)
+	}
+}
+
+// Trailers of a caller's are not WeChat's business, and make nothing chunked.
+func TestTrailersOfCallers(t *testing.T) {
+	w := startWechat(t)
+	contentType, body := form(t, "a.jpg", picture(t, 500))
+	for name, site := range map[string]string{
+		"handler": block(w.URL),
+		"bare":    "reverse_proxy " + w.URL + " {\ntransport wechat {\napp " + testAppID + " {env.TEST_WECHAT_SECRET}\n}\n}",
+	} {
+		g := startGateway(t, site)
+		w.reset()
+		answer := g.raw(fmt.Sprintf("POST /cgi-bin/media/upload?type=image HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: %s\r\n"+
+			"Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX-Sum: 1\r\n\r\n", contentType, len(body), body))
+		if !strings.Contains(answer, "media_id") {
+			t.Errorf("%s: %s", name, answer)
+		}
+		got := w.only(t, "/cgi-bin/media/upload")
+		if got.transferEncoding != nil || got.contentLength != int64(len(body)) || got.header["Trailer"] != nil {
+			t.Errorf("%s: WeChat got %v, Content-Length %d, %v", name, got.transferEncoding, got.contentLength, got.header)
+		}
+	}
+}
+
+// net/http asks for the body anew when a connection turns out to be dead: there is none
+// for an upload that was not kept.
+func TestNoBodyAnewForWhatWasNotKept(t *testing.T) {
+	for kept, budget := range map[bool]int64{true: 1 << 20, false: 0} {
+		u := replay.New(bytes.NewReader(randomBytes(t, 200_000)), replay.Options{Length: 200_000, Budget: replay.NewBudget(budget)})
+		out := new(http.Request)
+		new(Transport).setBody(out, u, new(attempt))
+		if _, err := io.Copy(io.Discard, out.Body); err != nil {
+			t.Fatal(err)
+		}
+		_ = out.Body.Close()
+		again, err := out.GetBody()
+		if (err == nil) != kept {
+			t.Errorf("kept %v: %v", kept, err)
+		}
+		if err == nil {
+			_ = again.Close()
+		}
+		u.Finish()
+	}
+}
+
+// Without the handler, too, memory goes back whatever becomes of an upload.
+func TestBareTransportGivesMemoryBack(t *testing.T) {
+	w := startWechat(t)
+	contentType, body := form(t, "a.jpg", picture(t, 200_000))
+	for upstream, options := range map[string]string{
+		"http://127.0.0.1:1": "",
+		w.URL:                "lb_retries 1\nlb_retry_match {\nexpression `{rp.status_code} == 418`\n}",
+	} {
+		g := startGateway(t, "reverse_proxy "+upstream+" {\n"+options+"\ntransport wechat {\napp "+testAppID+" {\ntoken file "+tokenFile(t, w)+"\n}\n}\n}")
+		for _, known := range []bool{true, false} {
+			in := io.Reader(bytes.NewReader(body))
+			if !known {
+				in = io.MultiReader(in)
+			}
+			g.do("POST", "/cgi-bin/media/upload?type=image", http.Header{"Content-Type": {contentType}}, in)
+		}
+		waitUntilNothingIsKept(t)
 	}
 }

@@ -34,6 +34,9 @@ func quoting(t testing.TB, media http.HandlerFunc) *httptest.Server {
 			fmt.Fprintf(rw, `{"access_token":%q,"expires_in":7200}`, sentinelToken)
 			return
 		}
+		if got := r.URL.Query().Get("access_token"); got != sentinelToken {
+			t.Errorf("the token arrived as %q", got)
+		}
 		media(rw, r)
 	}))
 }

@@ -27,13 +27,14 @@ const (
 
 // refreshIn says when to ask again, counted from when the issuer was asked.
 func (m *Manager) refreshIn(reply Reply) time.Duration {
-	if reply.RefreshIn > 0 {
-		early := time.Duration(refreshInJitter * m.opts.jitter() * float64(reply.RefreshIn))
-		return max(minRefresh, min(reply.RefreshIn-early, reply.ExpiresIn))
-	}
 	life := float64(reply.ExpiresIn)
 	from := min(float64(refreshEarliest), refreshEarliestShare*life)
 	to := min(float64(refreshLatest), refreshLatestShare*life)
 	before := to + m.opts.jitter()*(from-to)
-	return max(minRefresh, reply.ExpiresIn-time.Duration(before))
+	in := reply.ExpiresIn - time.Duration(before)
+	if reply.RefreshIn > 0 {
+		early := time.Duration(refreshInJitter * m.opts.jitter() * float64(reply.RefreshIn))
+		in = min(in, reply.RefreshIn-early) // with time for retries before the end
+	}
+	return max(minRefresh, in)
 }
