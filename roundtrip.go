@@ -226,8 +226,7 @@ func (t *Transport) outgoing(out *http.Request, u *url.URL, param string, tok *t
 	}
 	out.URL = u
 	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
-	out.TransferEncoding = nil // of the caller; would make it chunked again
-	out.Trailer = nil          // likewise
+	out.TransferEncoding = nil // of the caller; would make it chunked again, with his trailers
 	t.SetScheme(out)
 	return out
 }

@@ -77,6 +77,18 @@ func TestSitesOfTwoSources(t *testing.T) {
 			t.Errorf("%s: the token of the file: %v", path, got)
 		}
 	}
+
+	classic := "wechat_media " + w.URL + " {\napp " + testAppID + " {env.TEST_WECHAT_SECRET} {\ntoken classic\n}\n}"
+	w.reset()
+	g = startGatewayWith(t, "storage file_system "+filepath.Join(t.TempDir(), "storage"), at("/classic", classic)+"\n"+at("/stable", block(w.URL)))
+	for _, path := range []string{"/classic", "/stable"} {
+		if res, body := g.get(path + "/cgi-bin/media/get?media_id=abc"); res.StatusCode != 200 {
+			t.Errorf("%s: %d %s", path, res.StatusCode, body)
+		}
+	}
+	if w.count("/cgi-bin/token") != 1 {
+		t.Errorf("%d calls of classic's endpoint", w.count("/cgi-bin/token"))
+	}
 }
 
 // A site that is gone fetches nothing any more, not even when its neighbour fails.
