@@ -27,6 +27,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
+	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -42,6 +44,8 @@ var exampleEnv = map[string]string{
 	"SHOP_APP_SECRET":   testSecret,
 	"NEWS_APP_ID":       "wx2",
 	"NEWS_APP_SECRET":   testSecret,
+	"WECOM_CORP_ID":     testCorp,
+	"WECOM_SECRET":      otherSecret,
 	"GATEWAY_KEY":       "sentinel-gateway-key",
 	"SHOP_GATEWAY_KEY":  "sentinel-shop-key",
 	"NEWS_GATEWAY_KEY":  "sentinel-news-key",
@@ -71,6 +75,7 @@ var exampleTests = map[string]func(*example){
 	"egress-address.Caddyfile":  testEgressAddressExample,
 	"private-gateway.Caddyfile": testPrivateGatewayExample,
 	"sdk.Caddyfile":             testSDKExample,
+	"wecom.Caddyfile":           testWeComExample,
 }
 
 // Every example is formatted, tells what it wants from the environment, is valid as
@@ -236,6 +241,17 @@ func testFleetExample(x *example) {
 	if n := x.wechat.count("/cgi-bin/stable_token"); n != 0 {
 		x.t.Errorf("the second gateway asked for a token %d times", n)
 	}
+}
+
+func testWeComExample(x *example) {
+	useWeCom(x.t)
+	x.wechat.Server = sandbox.New(sandbox.Options{Corps: map[string]string{testAgent: otherSecret}, KeepAlive: true})
+	x.keepStrangersOut("http://media.example.com:443/media", "GATEWAY_KEY")
+	x.useMedia("http://media.example.com:443/media", bearer("GATEWAY_KEY"))
+	x.checkAccessLog()
+	contentType, body := form(x.t, "a.pdf", randomBytes(x.t, 1000))
+	res, reply := x.do("POST", "http://media.example.com:443/media?type=file", with(bearer("GATEWAY_KEY"), "Content-Type", contentType), body)
+	uploaded(x.t, res, reply)
 }
 
 func (x *example) checkStoredToken() {
@@ -621,7 +637,11 @@ func (x *example) checkUpstreams() {
 		x.t.Fatalf("validating: %v", err)
 	}
 	for _, urls := range upstreamsFound.media {
-		if !slices.Equal(urls, []string{"https://api.weixin.qq.com:443", "https://api2.weixin.qq.com:443"}) && filepath.Base(x.t.Name()) != "example.Caddyfile" {
+		want := platform.WeChat.Hosts
+		if strings.Contains(x.text, "token wecom") {
+			want = platform.WeCom.Hosts
+		}
+		if strings.Join(urls, " ") != "https://"+strings.Join(want, " https://") && filepath.Base(x.t.Name()) != "example.Caddyfile" {
 			x.t.Errorf("media is at %q", urls)
 		}
 	}

@@ -236,3 +236,23 @@ func TestWeComConfigurations(t *testing.T) {
 		t.Errorf("upstreams %v", h.proxy.Upstreams)
 	}
 }
+
+// A fleet shares the token of each agent: a gateway that starts when others have them
+// asks for none.
+func TestWeComFleet(t *testing.T) {
+	w := startWeCom(t)
+	site := strings.ReplaceAll(wecomBlock(w.URL, "app_selector {header.X-Agent}"), "token wecom\n", "token wecom\nshare_token\n")
+	storage := "storage file_system " + t.TempDir()
+	for start := range 3 {
+		g := startGatewayWith(t, storage, site)
+		for _, agent := range []string{testAgent, otherAgent} {
+			if _, reply := g.do("GET", "/media/none", http.Header{"X-Agent": {agent}}, nil); !strings.Contains(string(reply), "40007") {
+				t.Errorf("start %d, %s: %s", start, agent, reply)
+			}
+		}
+		g.load("respond gone") // and so the next one finds nothing but the storage
+	}
+	if n := w.count(platform.WeCom.TokenPath); n != 2 {
+		t.Errorf("%d calls for two agents", n)
+	}
+}
