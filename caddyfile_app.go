@@ -5,10 +5,11 @@ package wechatmedia
 import (
 	"strings"
 
-	"github.com/caddy-wechat/caddy-wechat-media/token"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 // unmarshalCaddyfile reads an app from its line.
