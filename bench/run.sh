@@ -8,7 +8,8 @@
 #	run.sh --check    whether the documents say what the figures give
 #
 # PARTS ("load distance memory") chooses among the parts, CELLS (a regular expression) among the
-# cells of load, ONLY (a part of their names) among the loads of memory; ROUNDS says how often.
+# cells of load, ONLY (a part of their names) among the loads of memory; ROUNDS says how
+# often, and LULLS how often after a lull.
 # BEFORE, another build of the gateway, is one more contender.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -22,7 +23,7 @@ report() {
 results=results/first
 parts=${PARTS:-load distance memory}
 rounds=${ROUNDS:-5} seconds=2 cells=${CELLS:-.}
-distance=(-rounds "$rounds") memory=(-only "${ONLY-}")
+distance=(-rounds "$rounds" -lulls "${LULLS:-6}") memory=(-rounds "${ROUNDS:-3}" -only "${ONLY-}")
 case ${1-} in
 "") ;;
 --second) results=results/second parts=${PARTS:-load distance} ;;
