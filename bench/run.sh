@@ -23,19 +23,21 @@ report() {
 results=results/first
 parts=${PARTS:-load distance memory}
 rounds=${ROUNDS:-5} seconds=2 cells=${CELLS:-.}
-distance=(-rounds "$rounds" -lulls "${LULLS:-6}") memory=(-rounds "${ROUNDS:-3}" -only "${ONLY-}")
+distance=(-lulls "${LULLS:-6}" -only "${ONLY-}")
+memory=(-rounds "${ROUNDS:-3}" -only "${ONLY-}")
 case ${1-} in
 "") ;;
 --second) results=results/second parts=${PARTS:-load distance} ;;
 --quick)
 	results=results/quick rounds=${ROUNDS:-1} seconds=1 cells=${CELLS:-'-(1|32)$'}
-	distance=(-rounds "$rounds" -calls 5 -lulls 1 -scale 0.05)
+	distance+=(-calls "${CALLS:-5}" -lulls "${LULLS:-1}" -scale 0.05)
 	memory+=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
 --report) report && exit ;;
 --check) exec go run ./report check ;;
 *) sed -n '2,/^set/{/^set/!p}' "$0" && exit 2 ;;
 esac
+distance+=(-rounds "$rounds")
 [ "$(nproc)" -ge 2 ] || { echo "this takes a core for the gateway and one for all else"; exit 1; }
 gateway_core=$(($(nproc) - 1)) other_cores=0-$(($(nproc) - 2))
 

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -35,6 +36,14 @@ type load struct {
 	set     int           // which processes of the contenders it goes to
 }
 
+// String is the load's name in the table.
+func (l load) String() string {
+	if l.lull == 0 {
+		return l.name
+	}
+	return fmt.Sprintf("%s after %.0f s", l.name, l.lull.Seconds())
+}
+
 // lulls go to processes of their own, a set each, so that no other load wakes them up.
 func loads() []load {
 	all := []load{
@@ -55,6 +64,7 @@ func main() {
 	calls := flag.Int("calls", 20, "calls of each caller in such a round")
 	lulls := flag.Int("lulls", 6, "rounds of calls after a lull")
 	scale := flag.Float64("scale", 1, "of lulls, for a quick look")
+	only := flag.String("only", "", "measure only rows whose variant, load and number of callers have this in them")
 	ca := flag.String("ca", "cert.pem", "certificate of the upstream")
 	flag.Parse()
 	if *relays {
@@ -72,12 +82,12 @@ func main() {
 	if err := prove(*rtt); err != nil {
 		log.Fatalf("the distance is not what it should be: %v", err)
 	}
-	r := &rig{contenders: append(flag.Args(), direct), groups: make(map[string]*group)}
+	r := &rig{only: *only, contenders: append(flag.Args(), direct), groups: make(map[string]*group)}
 	for round := 1; round <= *rounds; round++ {
 		for _, l := range loads() {
 			for v := range variants {
 				for i := range r.contenders {
-					if l.lull == 0 {
+					if l.lull == 0 && r.chosen(l, v) {
 						r.measure(round, l, v, (i+round)%len(r.contenders), *calls)
 					}
 				}
@@ -94,6 +104,7 @@ func main() {
 
 // rig holds what callers keep between rounds.
 type rig struct {
+	only       string
 	contenders []string // in the order of their ports; direct comes last
 	groups     map[string]*group
 }
@@ -111,18 +122,18 @@ func (r *rig) group(l load, variant, contender int) *group {
 	return r.groups[key]
 }
 
+func (r *rig) chosen(l load, variant int) bool {
+	return strings.Contains(fmt.Sprintf("%s, %s, %d", variants[variant], l, l.callers), r.only)
+}
+
 // measure has the callers of a group call and prints their times.
 func (r *rig) measure(round int, l load, variant, contender, calls int) {
 	took, failed := r.group(l, variant, contender).call(l.upload, calls)
-	name := l.name
-	if l.lull > 0 {
-		name += fmt.Sprintf(" after %.0f s", l.lull.Seconds())
-	}
 	values := make([]string, 0, kept)
 	for _, t := range thin(took) {
 		values = append(values, fmt.Sprintf("%.1f", float64(t.Microseconds())/1000))
 	}
-	fmt.Printf("%d\t%s\t%s\t%d\t%s\t%d\t%s\n", round, variants[variant], name, l.callers, r.contenders[contender], failed,
+	fmt.Printf("%d\t%s\t%s\t%d\t%s\t%d\t%s\n", round, variants[variant], l, l.callers, r.contenders[contender], failed,
 		strings.Join(values, ","))
 }
 
@@ -147,7 +158,9 @@ func (r *rig) each(chosen []load, f func(l load, variant, contender int)) {
 	for _, l := range chosen {
 		for v := range variants {
 			for c := range r.contenders {
-				f(l, v, c)
+				if r.chosen(l, v) {
+					f(l, v, c)
+				}
 			}
 		}
 	}
@@ -168,13 +181,20 @@ func thin(took []time.Duration) []time.Duration {
 	return out
 }
 
-// call has every caller make so many calls, all of them at once.
+// maxPause is how long one of several callers thinks before a call, at the most: without
+// a pause it would be two cores that are measured, and not the distance.
+const maxPause = 200 * time.Millisecond
+
+// call has every caller make so many calls.
 func (g *group) call(upload bool, calls int) (took []time.Duration, failed int) {
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	for _, c := range g.callers {
 		running.Go(func() {
 			for range calls {
+				if len(g.callers) > 1 {
+					time.Sleep(rand.N(maxPause))
+				}
 				begin := time.Now()
 				err := c.call(upload)
 				mu.Lock()

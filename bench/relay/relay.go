@@ -2,6 +2,7 @@
 package relay
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -73,14 +74,14 @@ func (r *Relay) pump(dst, src net.Conn, established time.Time) {
 		_ = src.(*net.TCPConn).SetReadBuffer(64 << 10)
 	}
 	go func() {
-		for err := error(nil); err == nil; {
-			buf, n := make([]byte, 32<<10), 0
+		buf := make([]byte, 32<<10)
+		for n, err := 0, error(nil); err == nil; {
 			n, err = src.Read(buf)
 			sent := time.Now()
 			if sent.Before(established) {
 				sent = established
 			}
-			chunks <- chunk{buf[:n], sent.Add(r.RTT / 2), err}
+			chunks <- chunk{bytes.Clone(buf[:n]), sent.Add(r.RTT / 2), err}
 		}
 		close(chunks)
 	}()

@@ -21,6 +21,12 @@ const (
 	// demandWindow is how often it is looked at how many spares were too many.
 	demandWindow = 5 * time.Second
 
+	// Where there has been no request for lullBegins, as many connections are kept
+	// ready as there were requests at once before, and maxLull at the most: what they
+	// cost, a new one every IdleTimeout, is paid before it is known whether anybody comes.
+	lullBegins = 2 * time.Second
+	maxLull    = 32
+
 	// makeTimeout is how long a spare may take to be made.
 	makeTimeout = 30 * time.Second
 
@@ -54,6 +60,7 @@ type destination struct {
 	want   int       // spares that would have been enough lately
 	least  int       // connections that were idle throughout the window
 	closed [2]int    // connections that were closed in this window and the one before
+	peak   [2]int    // the most requests at once, in this window and in those before
 	window time.Time // when this window began
 	reused bool      // a request began with a connection idle
 
@@ -94,6 +101,7 @@ func (d *Dialer) begin(r route) Use {
 	dst := d.to(r)
 	dst.reused = dst.reused || dst.idle() > 0
 	dst.requests++
+	dst.peak[0] = max(dst.peak[0], dst.requests)
 	dst.maintain()
 	return Use{d, dst}
 }
@@ -206,6 +214,10 @@ func (dst *destination) turn() {
 		dst.want = max(1, dst.want-dst.least/2)
 		dst.least = dst.ready()
 		dst.closed[1], dst.closed[0] = dst.closed[0], 0
+		if dst.peak[0] > 0 { // a lull tells nothing
+			dst.peak[1] = max(dst.peak[0], (dst.peak[0]+dst.peak[1])/2)
+			dst.peak[0] = dst.requests
+		}
 	}
 }
 
@@ -216,10 +228,12 @@ func (dst *destination) ready() int { return dst.idle() + len(dst.spares) }
 
 // target is how many connections should be ready.
 func (dst *destination) target() int {
-	closed := dst.closed[0] + dst.closed[1]
+	closed, lull := dst.closed[0]+dst.closed[1], time.Since(dst.last)
 	switch {
-	case dst.ctx == nil || time.Since(dst.last) >= demandLasts:
+	case dst.ctx == nil || lull >= demandLasts:
 		return 0
+	case dst.requests == 0 && lull >= lullBegins:
+		return min(max(dst.peak[0], dst.peak[1]), maxLull, dst.d.options.MaxSpares)
 	case dst.lent > 0 && dst.reused && closed == 0:
 		return 0
 	}
@@ -248,6 +262,9 @@ func (dst *destination) maintain() {
 	dst.least = min(dst.least, dst.ready())
 
 	next := dst.last.Add(demandLasts)
+	if lull := dst.last.Add(lullBegins); dst.requests == 0 && now.Before(lull) {
+		next = lull
+	}
 	if now.Before(dst.retry) && dst.retry.Before(next) {
 		next = dst.retry
 	}

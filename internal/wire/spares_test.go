@@ -216,6 +216,34 @@ func TestLoneCaller(t *testing.T) {
 	}
 }
 
+// Callers who come together wait for one round trip each, after a lull too.
+func TestManyCallersAfterALull(t *testing.T) {
+	const callers = 32
+	for _, closes := range []bool{true, false} {
+		for _, pause := range []time.Duration{5 * time.Second, 16 * time.Second, 25 * time.Second, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 128, closes)
+				defer w.end()
+				for i := range 4 {
+					var together sync.WaitGroup
+					for range callers {
+						together.Go(func() {
+							if took := w.get(); i > 0 && took != roundTrip {
+								t.Errorf("closes %t, pause %v: in the %d. round a request took %v", closes, pause, i, took)
+							}
+						})
+					}
+					together.Wait()
+					time.Sleep(pause)
+				}
+				if opened, used := w.connections(); opened > 4*callers*(2+int(pause/(13*time.Second))) {
+					t.Errorf("closes %t, pause %v: %d connections, of which %d were used", closes, pause, opened, used)
+				}
+			})
+		}
+	}
+}
+
 // load has callers ask, each after a pause, for a while.
 func (w *world) load(callers int, pause, lasting time.Duration) (took []time.Duration) {
 	var mu sync.Mutex
