@@ -108,11 +108,15 @@ func (c *caller) beforeEarlyAnswer() {
 // flush sends what has been written.
 func (c *caller) flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }
 
-// lingerAfter sends what has been written, then reads the rest of the request and
-// throws it away: over HTTP/1.1 the connection would otherwise be reset, which can
-// throw the answer away too, and over HTTP/2 and 3 the stream.
-func (ex *exchange) lingerAfter() {
+// linger sends the answer, then reads the rest of the request and throws it away: over
+// HTTP/1.1 the connection would otherwise be reset, which can throw the answer away too,
+// and over HTTP/2 and 3 the stream. An answer that somebody else is to write comes after
+// that, as nothing can be read behind it.
+func (ex *exchange) linger(answered bool) {
 	c := ex.caller
+	if answered {
+		c.flush()
+	}
 	if c.body == nil || c.waits() {
 		return
 	}

@@ -34,7 +34,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	ex.caller.init(w, r, ex)
 	ex.enter()
 	defer countRequest(ex)
+	defer ex.done()
+	err := h.serve(w, r, ex)
+	if ex.caller.unread {
+		ex.linger(err == nil)
+	}
+	return err
+}
 
+// serve answers the request, or lets the proxy do it.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ex *exchange) error {
 	refused := h.understand(r, ex)
 	switch {
 	case refused != nil:
@@ -42,10 +51,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	case ex.call.endpoint == endpointToken || ex.call.endpoint == endpointStableToken:
 		ex.status = http.StatusOK
 		answerToken(ex.caller, h.platform)
-		if ex.caller.unread {
-			ex.caller.flush()
-			ex.lingerAfter()
-		}
 		return nil
 	case ex.etag != "" && etagMatches(r.Header["If-None-Match"], ex.etag):
 		// the same media_id is the same bytes: no need to ask WeChat
@@ -102,7 +107,6 @@ func (h *Handler) checkUpload(r *http.Request, mediaType string) *refusal {
 
 // pass hands the request to the proxy and shapes what the proxy could not do.
 func (h *Handler) pass(r *http.Request, ex *exchange) error {
-	defer ex.done()
 	// before the body is read, and outside of the proxy, which would count it
 	// against the upstream
 	if _, err := ex.app.tokens.Token(r.Context()); err != nil {
@@ -124,9 +128,6 @@ func (h *Handler) pass(r *http.Request, ex *exchange) error {
 		return h.refuse(r, ex, refused)
 	case err != nil:
 		return h.proxyFailed(r, ex, err)
-	case ex.caller.unread:
-		ex.caller.flush()
-		ex.lingerAfter()
 	}
 	return nil
 }
@@ -222,10 +223,6 @@ func pickHeader(from http.Header, names []string) http.Header {
 func (h *Handler) proxyFailed(r *http.Request, ex *exchange, err error) error {
 	if ex.kept != nil && (ex.cause != nil || retriesUsedUp(err)) {
 		ex.kept.write(ex.caller)
-		if ex.caller.unread {
-			ex.caller.flush()
-			ex.lingerAfter()
-		}
 		return nil
 	}
 	if ex.cause == nil && ex.last != nil && !retriesUsedUp(err) {
@@ -260,23 +257,15 @@ func (h *Handler) refuse(r *http.Request, ex *exchange, refused *refusal) error 
 	w := ex.caller.ResponseWriter
 	ex.refusal = refused
 	h.log(ex)
-	lingers := r.ContentLength != 0 && refused.status != statusClientGone
 	if r.ContentLength != 0 {
 		ex.caller.beforeEarlyAnswer()
 	}
+	ex.caller.unread = r.ContentLength != 0 && refused.status != statusClientGone
 	if h.Errors == errorsCaddy {
-		// somebody else writes the answer, after which nothing can be read
-		if lingers {
-			ex.lingerAfter()
-		}
 		refused.setHeader(w.Header())
 		return caddyhttp.Error(refused.status, refused)
 	}
 	refused.write(w, r)
-	if lingers {
-		ex.caller.flush()
-		ex.lingerAfter()
-	}
 	return nil
 }
 

@@ -78,15 +78,18 @@ func examine(res *http.Response, tok *token.Token) verdict {
 		v = parseVerdict((*buf)[:n])
 		v.errmsg = cleanErrmsg(v.errmsg, tok)
 	}
-	var rest io.Reader = res.Body
-	if err != nil {
-		rest = failedReader{err} // http.Transport's bodies repeat their error, others need not
-	}
-	res.Body = &examinedBody{
-		Reader: io.MultiReader(bytes.NewReader(bytes.Clone((*buf)[:n])), rest),
-		Closer: res.Body,
-	}
+	putBack(res, bytes.Clone((*buf)[:n]), err)
 	return v
+}
+
+// putBack has res.Body yield once more what has been read of it, then the rest, or the
+// error that reading ended with: http.Transport's bodies repeat that, others need not.
+func putBack(res *http.Response, head []byte, err error) {
+	rest := io.Reader(res.Body)
+	if err != nil {
+		rest = failedReader{err}
+	}
+	res.Body = &examinedBody{Reader: io.MultiReader(bytes.NewReader(head), rest), Closer: res.Body}
 }
 
 // readUntil fills buf from r until it is full, enough says so or r ends, and
@@ -194,28 +197,17 @@ type answer struct {
 	body   []byte
 }
 
-// keep holds a reply in case no further upstream has a better one, and gets it out of
-// the way.
+// keep holds a copy of a reply for which the next upstream may be asked, in case there
+// is no better one. Media are not held.
 func (ex *exchange) keep(res *http.Response) {
-	body, _ := io.ReadAll(io.LimitReader(res.Body, maxExamined))
-	ex.kept = &answer{status: res.StatusCode, header: res.Header, body: body}
-	discard(res)
-}
-
-// keepCopy holds what the proxy may take for a reason to ask the next upstream. Media
-// are not held.
-func (ex *exchange) keepCopy(res *http.Response) {
 	if ex.kept = nil; isAttachment(res.Header) || res.ContentLength > maxExamined {
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxExamined+1))
-	rest := io.Reader(res.Body)
-	if err != nil {
-		rest = failedReader{err}
-	} else if len(body) <= maxExamined {
+	if err == nil && len(body) <= maxExamined {
 		ex.kept = &answer{status: res.StatusCode, header: res.Header.Clone(), body: body}
 	}
-	res.Body = &examinedBody{Reader: io.MultiReader(bytes.NewReader(body), rest), Closer: res.Body}
+	putBack(res, body, err)
 }
 
 // write answers with what was held.

@@ -130,6 +130,7 @@ func (t *Transport) converse(ex *exchange, req *http.Request, tok *token.Token) 
 			err = fmt.Errorf("upstream answered with status %d", res.StatusCode)
 			redactBody(res, tok)
 			ex.keep(res)
+			discard(res)
 		}
 		if err != nil {
 			return t.failed(ex, req, err)
@@ -295,7 +296,7 @@ func (t *Transport) accept(ex *exchange, res *http.Response, v verdict, tok *tok
 	if ex.caller == nil {
 		t.statusAlone(ex, res)
 	} else if t.retriesByStatus {
-		ex.keepCopy(res)
+		ex.keep(res)
 	}
 	return res
 }

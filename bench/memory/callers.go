@@ -18,16 +18,29 @@ import (
 	"time"
 )
 
+// newClients makes the callers of a load, who have fetched something small if they are
+// to be connected before they are measured.
+func (l load) newClients(protocol int) []*client {
+	clients := make([]*client, l.connections(protocol))
+	var calls sync.WaitGroup
+	for i := range clients {
+		c := newClient(protocol)
+		c.streams = l.callers / len(clients)
+		if clients[i] = c; l.connected {
+			calls.Go(c.connect)
+		}
+	}
+	calls.Wait()
+	return clients
+}
+
 // run has all callers of a load call at once, and counts how it went.
-func (l load) run(protocol int) string {
+func (l load) run(clients []*client) string {
 	answers := make(map[string]int)
 	var mu sync.Mutex
 	var calls sync.WaitGroup
-	connections := l.connections(protocol)
-	for range connections {
+	for _, c := range clients {
 		calls.Go(func() {
-			c := newClient(protocol)
-			c.streams = l.callers / connections
 			answer := l.call(c)
 			mu.Lock()
 			defer mu.Unlock()
@@ -48,7 +61,9 @@ type client struct {
 	protocol       int
 	scheme, target string // of the gateway
 	transport      *http.Transport
-	streams        int // callers on this connection
+	streams        int      // callers on this connection
+	conn           net.Conn // of a caller who writes requests himself
+	in             *bufio.Reader
 }
 
 func newClient(protocol int) *client {
@@ -124,7 +139,6 @@ func (c *client) send(method, target string, body io.Reader, length int64, read 
 	} else if err != nil {
 		return err.Error()
 	}
-	defer c.transport.CloseIdleConnections()
 	defer res.Body.Close()
 	if (res.ProtoMajor == 2) != (c.protocol == 2) {
 		return res.Proto
@@ -164,29 +178,49 @@ func (c *client) hangWindow() string {
 	return "held out"
 }
 
+// connect makes the connection of a caller who will be refused.
+func (c *client) connect() {
+	if c.protocol == 2 {
+		c.small()
+		return
+	}
+	conn, err := net.Dial("tcp", c.target)
+	if err != nil {
+		return
+	}
+	if c.conn = conn; c.protocol == 1 {
+		c.conn = tls.Client(conn, c.transport.TLSClientConfig)
+	}
+	c.in = bufio.NewReader(c.conn)
+	fmt.Fprintf(c.conn, "GET /media/media-100 HTTP/1.1\r\nHost: %s\r\n\r\n", c.target)
+	c.read()
+}
+
+// read reads an answer of the caller's own connection.
+func (c *client) read() string {
+	res, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return "no answer"
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return strconv.Itoa(res.StatusCode)
+}
+
 // refused sends an upload of a type that may not be uploaded, slowly and to its end,
 // before it reads, as many clients do; over HTTP/2 none does.
 func (c *client) refused() string {
 	target, body := "/media?type=video", slowly(io.LimitReader(zeros{}, *size), true)
-	if c.protocol == 2 {
+	switch {
+	case c.protocol == 2:
 		return c.post(target, body, *size)
+	case c.conn == nil:
+		return "not connected"
 	}
-	conn, err := net.Dial("tcp", c.target)
-	if err != nil {
-		return err.Error()
-	}
-	defer conn.Close()
-	if c.protocol == 1 {
-		conn = tls.Client(conn, c.transport.TLSClientConfig)
-	}
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n", target, c.target, *size)
-	_, _ = io.Copy(conn, body) // whether it could be sent does not matter if there is an answer
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		return "no answer"
-	}
-	res.Body.Close()
-	return strconv.Itoa(res.StatusCode)
+	defer c.conn.Close()
+	fmt.Fprintf(c.conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n", target, c.target, *size)
+	_, _ = io.Copy(c.conn, body) // whether it could be sent does not matter if there is an answer
+	return c.read()
 }
 
 // paced is a reader that brings so many bytes a second and no more.

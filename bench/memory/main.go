@@ -20,9 +20,10 @@ import (
 )
 
 const (
-	replay = 64        // MiB, the gateway's default of replay_buffer
-	room   = 64        // MiB, for everything else
-	pace   = 2_000_000 // bytes a second, of who is slow
+	replay  = 64        // MiB, the gateway's default of replay_buffer
+	room    = 64        // MiB, for everything else
+	refused = 16        // MiB, of 256 callers over what their connections take
+	pace    = 2_000_000 // bytes a second, of who is slow
 )
 
 // What is measured, and how long those hold out who are waited for.
@@ -37,6 +38,7 @@ type load struct {
 	callers      int
 	bound        [3]int // MiB, for each protocol; 0: none
 	slowUpstream bool
+	connected    bool                   // before they are measured: what is left is what they do
 	call         func(c *client) string // says how it went
 }
 
@@ -45,15 +47,15 @@ var protocols = []string{"HTTP/1.1", "HTTP/1.1 with TLS", "HTTP/2 with TLS"}
 // A caller over HTTP/2 may have up to 1 MiB in the window of Go's server, over which the
 // gateway has no say: for whole transfers that is measured and has no bound.
 var loads = []load{
-	{"uploads to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, (*client).upload},
-	{"uploads of unknown length to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, (*client).uploadChunked},
-	{"downloads to slow callers", 256, [3]int{room, room, 0}, false, (*client).downloadSlowly},
-	{"downloads from a slow upstream", 256, [3]int{room, room, 0}, true, (*client).download},
-	{"uploads that drip from their first byte on", 1000, [3]int{room, 2 * room, 2 * room}, false, (*client).drip},
-	{"uploads that drip after 128 KiB", 1000, [3]int{replay + 2*room, replay + 3*room, replay + 3*room}, false, (*client).dripLate},
-	{"callers who do not read", 256, [3]int{room, room, 2 * room}, false, (*client).hang},
-	{windowless, 256, [3]int{0, 0, room}, false, (*client).hangWindow},
-	{"uploads that are refused and sent all the same", 256, [3]int{room, room, 2 * room}, false, (*client).refused},
+	{"uploads to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, false, (*client).upload},
+	{"uploads of unknown length to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, false, (*client).uploadChunked},
+	{"downloads to slow callers", 256, [3]int{room, room, 0}, false, false, (*client).downloadSlowly},
+	{"downloads from a slow upstream", 256, [3]int{room, room, 0}, true, false, (*client).download},
+	{"uploads that drip from their first byte on", 1000, [3]int{room, 2 * room, 2 * room}, false, false, (*client).drip},
+	{"uploads that drip after 128 KiB", 1000, [3]int{replay + 2*room, replay + 3*room, replay + 3*room}, false, false, (*client).dripLate},
+	{"callers who do not read", 256, [3]int{room, room, 2 * room}, false, false, (*client).hang},
+	{windowless, 256, [3]int{0, 0, room}, false, false, (*client).hangWindow},
+	{"uploads that are refused and sent all the same", 256, [3]int{refused, refused, refused}, false, true, (*client).refused},
 }
 
 // windowless takes HTTP/2, and is the only load whose callers share connections.
@@ -131,19 +133,29 @@ func (m *measurement) measure(l load, protocol, times int) error {
 	}
 	defer func() { _ = gateway.Process.Kill(); _ = gateway.Wait() }()
 	for served, tries := 0, 0; served < 16; tries++ { // small transfers, to warm up
-		if newClient(protocol).small() == "200" {
+		c := newClient(protocol)
+		answer := c.small()
+		c.transport.CloseIdleConnections()
+		if answer == "200" {
 			served++
 		} else if time.Sleep(50 * time.Millisecond); tries > 200 {
 			return fmt.Errorf("the gateway does not serve:\n%s", output)
 		}
 	}
+	clients := l.newClients(protocol)
 	idle := memory(gateway.Process.Pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", gateway.Process.Pid), []byte("5"), 0); err != nil {
 		return fmt.Errorf("starting a new high-water mark: %w", err)
 	}
 	m.idle = append(m.idle, idle)
 	for i := range times {
-		m.answers = l.run(protocol)
+		if i > 0 {
+			clients = l.newClients(protocol)
+		}
+		m.answers = l.run(clients)
+		for _, c := range clients {
+			c.transport.CloseIdleConnections()
+		}
 		m.inARow = memory(gateway.Process.Pid, "VmHWM") - idle
 		if i == 0 {
 			m.growth = append(m.growth, m.inARow)
