@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -83,16 +85,7 @@ func (c *caller) interruptRead() {
 // waits reports whether the caller sends his body only when he is asked to, and has
 // not been.
 func (c *caller) waits() bool {
-	return !c.asked && c.request.ProtoAtLeast(1, 1) && headerHasToken(c.request.Header, "Expect", "100-continue")
-}
-
-func headerHasToken(h http.Header, name, token string) bool {
-	for _, v := range h[name] {
-		if len(v) == len(token) && http.CanonicalHeaderKey(v) == http.CanonicalHeaderKey(token) {
-			return true
-		}
-	}
-	return false
+	return !c.asked && c.request.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(c.request.Header["Expect"], "100-continue")
 }
 
 // beforeEarlyAnswer prepares for an answer that leaves before the request has been
