@@ -209,7 +209,8 @@ var (
 )
 
 func pickHeader(from http.Header, names []string) http.Header {
-	to := make(http.Header) // most callers send few of them
+	// what is there and empty, the proxy does not add
+	to := http.Header{"X-Forwarded-For": nil, "X-Forwarded-Proto": nil, "X-Forwarded-Host": nil}
 	for _, name := range names {
 		if v, ok := from[name]; ok {
 			to[name] = v
