@@ -8,11 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 const (
@@ -228,6 +234,7 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 	for _, named := range []struct{ file, text string }{
 		{"README.md", "Go " + goVersion + " "},
 		{"README.md", "xcaddy build " + caddyVersion + " "},
+		{"docs/token-source.md", "xcaddy build " + caddyVersion + " "},
 		{"deploy/Dockerfile", "golang:" + goVersion + "-"},
 		{"deploy/Dockerfile", "xcaddy build " + caddyVersion + " "},
 		{"deploy/Dockerfile", "caddy:" + caddyVersion[1:] + "\n"},
@@ -236,6 +243,45 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 	} {
 		if !strings.Contains(readText(t, named.file), named.text) {
 			t.Errorf("%s does not have %q", named.file, named.text)
+		}
+	}
+}
+
+// The page about writing a token source has every field that there is.
+func TestTokenSourcePageHasEveryField(t *testing.T) {
+	page := readText(t, "docs/token-source.md")
+	for _, of := range []reflect.Type{reflect.TypeFor[token.Request](), reflect.TypeFor[token.Traits]()} {
+		for i := range of.NumField() {
+			if name := of.Field(i).Name; !regexp.MustCompile("(?m)^\\|[^|]*`" + name + "`").MatchString(page) {
+				t.Errorf("docs/token-source.md does not have %s of %s", name, of)
+			}
+		}
+	}
+}
+
+// The pages about errors have every errcode that means something, and say of which
+// the operator is told.
+func TestErrorPagesHaveEveryErrcode(t *testing.T) {
+	check := func(where, text string, code int) {
+		t.Helper()
+		if !slices.Contains(regexp.MustCompile(`\d+`).FindAllString(text, -1), strconv.Itoa(code)) {
+			t.Errorf("%s does not have %d", where, code)
+		}
+	}
+	for _, folder := range []string{"docs/", "docs/zh-CN/"} {
+		page := readText(t, folder+"errors.md")
+		told := regexp.MustCompile(`(?m)^(Some|有些) errcode.*$`).FindString(page)
+		for code := 1; code < 100_000; code++ {
+			meaning := errcode.Of(code)
+			if meaning != errcode.Of(-2) { // one that nobody knows
+				check(folder+"errors.md", page, code)
+			}
+			if meaning.Todo != "" {
+				check("what "+folder+"errors.md says is logged", told, code)
+			}
+		}
+		for code := range platform.WeCom.Errcodes {
+			check(folder+"wecom.md", readText(t, folder+"wecom.md"), code)
 		}
 	}
 }

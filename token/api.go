@@ -1,6 +1,6 @@
 // Package token is the life of an access token: fetched once for all who wait,
 // refreshed ahead of its end, replaced when it is rejected, shared by a fleet, and
-// never asked for oftener than its issuer can bear. It knows nothing of Caddy.
+// never asked for more often than its issuer can bear. It knows nothing of Caddy.
 //
 // A [Manager] keeps one token, for one app and issuer. Configurations attach a
 // [Binding] to it, which says how the token is fetched, and start the binding once
@@ -85,8 +85,8 @@ type Traits struct {
 	// Param is the query parameter that the token goes into. Default: access_token.
 	Param string
 
-	// Platform is the platform whose tokens these can only be; see the internal table.
-	// Empty: any.
+	// Platform is WeChat or WeCom, if the tokens can be of no other. Default: what the
+	// app's id looks like.
 	Platform string
 
 	// Hints replace what the operator is told to do, by kind of failure.

@@ -1,7 +1,8 @@
 package check
 
 // The image without Docker: the steps of its builder in a clean directory. What they
-// build has a storage module for Redis, and runs as the two gateways of compose.yaml.
+// build has a storage module for Redis, and runs as the two gateways of compose.yaml. It
+// also has the token source of docs/token-source.md, built as that page says.
 
 import (
 	"encoding/json"
@@ -39,6 +40,7 @@ func buildImage(t *testing.T) (binary string) {
 		xargs -0 ls -d 2>/dev/null | tar -c -T - | tar -x -C "$0"`, dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	modules := storageModule + " " + ownSource(t, dir)
 	run := 0
 	for _, step := range steps(t, string(read(t, "../Dockerfile"))) {
 		if strings.HasPrefix(step, "apk add") {
@@ -47,7 +49,7 @@ func buildImage(t *testing.T) (binary string) {
 		run++
 		cmd := exec.Command("sh", "-ec", strings.NewReplacer("/usr/local/bin/", bin+"/", "/usr/bin/", bin+"/").Replace(step))
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "MODULES="+storageModule, "TARGETOS=", "TARGETARCH=", "PATH="+bin+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "MODULES="+modules, "TARGETOS=", "TARGETARCH=", "PATH="+bin+":"+os.Getenv("PATH"))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", step, err, out)
 		}
@@ -64,7 +66,8 @@ func TestImageAndCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, module := range []string{"http.handlers.wechat_media", "http.reverse_proxy.transport.wechat", "caddy.storage.redis"} {
+	for _, module := range []string{"http.handlers.wechat_media", "http.reverse_proxy.transport.wechat", "caddy.storage.redis",
+		"http.wechat.token_sources.command"} {
 		if !strings.Contains(string(modules), "\n"+module+"\n") {
 			t.Errorf("the image has no %s", module)
 		}
@@ -102,6 +105,48 @@ func TestImageAndCompose(t *testing.T) {
 	if n := tokenCalls(t, wechat); n != 1 {
 		t.Errorf("two gateways asked WeChat for a token %d times", n)
 	}
+	checkOwnSource(t, caddy, wechat)
+}
+
+// ownSource puts the source of docs/token-source.md into a clone, as that page says,
+// and returns the module that it has xcaddy build.
+func ownSource(t *testing.T, clone string) (module string) {
+	t.Helper()
+	const page = "../../docs/token-source.md"
+	folder := filepath.Join(clone, "command")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "command.go"), []byte(block(t, page, "go", "package command")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	makeModule, build, _ := strings.Cut(block(t, page, "sh", "go mod init"), "\n")
+	cmd := exec.Command("sh", "-ec", makeModule)
+	cmd.Dir = clone
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", makeModule, err, out)
+	}
+	withs := strings.Split(strings.TrimSpace(build), " --with ")
+	return withs[len(withs)-1]
+}
+
+// checkOwnSource has the source fetch a token by a program that asks WeChat for one.
+func checkOwnSource(t *testing.T, caddy, wechat string) {
+	t.Helper()
+	dir, gateway := t.TempDir(), freePort(t)
+	program := filepath.Join(dir, "wechat-token")
+	script := fmt.Sprintf("#!/bin/sh\ncurl -sf \"http://%s/cgi-bin/token?grant_type=client_credential&appid=$1&secret=%s\"\n", wechat, secret)
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "Caddyfile")
+	caddyfile := fmt.Sprintf("{\n\tadmin off\n\tpersist_config off\n}\nhttp://%s {\n\tbind 127.0.0.1\n\twechat_media http://%s {\n\t\tapp %s {\n\t\t\ttoken command %s\n\t\t}\n\t}\n}\n",
+		gateway, wechat, appBusy, program)
+	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runCommand(t, "http://"+gateway, exec.Command(caddy, "run", "--config", file))
+	composeUpload(t, "http://"+gateway)
 }
 
 // composeGateway runs compose's configuration on this machine.
