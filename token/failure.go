@@ -92,7 +92,7 @@ var traitsOf = map[Kind]kindTraits{
 	KindRequest:   {backOffHuman, true, "WeChat does not understand the request for a token; an egress proxy may have changed it"},
 	KindFile:      {backOffFile, true, "see to it that the file is there, can be read and has a token in it"},
 	KindSource:    {backOffSoon, true, "the token source failed; see the error"},
-	KindBudget:    {backOffSoon, false, "tokens are needed oftener than the gateway asks for them; see why they are rejected or live so short"},
+	KindBudget:    {backOffSoon, false, "tokens are needed more often than the gateway asks for them; see why they are rejected or expire so soon"},
 }
 
 const hintUnknownErrcode = "look errcode up in WeChat's documentation"

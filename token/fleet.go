@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// storePoll is how often a gateway looks into the store, oftener for tokens
+	// storePoll is how often a gateway looks into the store, more often for tokens
 	// of a short life. Another one may have replaced the token, and the old one
 	// ends 5 minutes after that.
 	storePoll      = 75 * time.Second

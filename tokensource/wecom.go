@@ -20,13 +20,13 @@ func init() {
 	caddy.RegisterModule(new(WeCom))
 }
 
-// WeCom gets tokens of [WeCom](https://developer.work.weixin.qq.com/document/path/91039)
-// (企业微信). The app is a corp, or an agent of one, written as
+// WeCom gets tokens from WeCom's (企业微信)
+// [`GET /cgi-bin/gettoken`](https://developer.work.weixin.qq.com/document/path/91039). The app is a corp, or an agent of one, written as
 // `<corp_id>` or `<corp_id>/<agent_id>`, and its secret is the agent's. Everybody who
 // asks gets the same token while it lives, and nobody can have it replaced, so any
 // number of gateways can use this source side by side. An address that sends 2,000
 // wrong calls in an hour is blocked for an hour: failures that only the operator can
-// mend are tried again minutes apart, which stays far below that.
+// do something about are tried again minutes apart, which stays far below that.
 type WeCom struct{}
 
 // CaddyModule returns the Caddy module information.
