@@ -1,6 +1,6 @@
-// Package wechatmedia is a Caddy plugin that turns a site into a gateway to
-// WeChat's temporary media: callers upload and download pictures, voice and video
-// without ever holding an AppSecret or an access token.
+// Package wechatmedia is a Caddy plugin that turns a site into a gateway to the
+// temporary media of WeChat and WeCom: callers upload and download pictures, voice
+// and video without ever holding an AppSecret or an access token.
 //
 // # Caddyfile
 //

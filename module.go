@@ -59,8 +59,8 @@ const (
 // at the most, so that clients see the answer that send before they read.
 //
 // Requests are proxied by an ordinary reverse_proxy with the `wechat` transport.
-// What the gateway refuses itself looks like WeChat's own errors, with an honest
-// HTTP status:
+// What the gateway refuses itself looks like WeChat's own errors, with the
+// HTTP status that fits:
 //
 //	case                                                   status    errcode
 //	media_id missing or malformed                          400       40007
