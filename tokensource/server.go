@@ -32,7 +32,7 @@ const defaultRefresh = 4 * time.Minute
 // expiry. It is reached with the transport's egress proxy, local address and TLS
 // trust; redirects are not followed. It needs no AppSecret.
 //
-// A key for the server belongs into a placeholder such as `{env.TOKEN_SERVER_KEY}` or
+// A key for the server belongs in a placeholder such as `{env.TOKEN_SERVER_KEY}` or
 // `{file./run/secrets/token_server_key}`: what is written out is in the config that
 // the admin API and the autosave show, and is warned of.
 type Server struct {
