@@ -167,7 +167,12 @@ func TestChangedSecret(t *testing.T) {
 
 	var failures sync.Map      // what requests got in place of 404
 	stop := always(t, func() { // an unknown media_id needs a token to be unknown
-		if status, err := d.ask("/media/"+strings.Repeat("x", 64), gatewayKey); status != 404 {
+		path := "/media/" + strings.Repeat("x", 64)
+		status, err := d.ask(path, gatewayKey)
+		if err != nil { // a reload closes Caddy's old socket, with what waits to be accepted
+			status, err = d.ask(path, gatewayKey)
+		}
+		if status != 404 {
 			failures.Store(fmt.Sprint(status, err), true)
 		}
 	})
