@@ -110,6 +110,15 @@ var scenarios = []scenario{
 		stable: bound{2, 12}, classic: bound{2, 12}, run: func(f *fleet) {
 			f.without((*redisServer).stop, (*redisServer).start, 90*time.Second)
 		}},
+	{name: "Redis stopped for ten minutes, a revocation in the middle", long: true, stable: apart, classic: apart, run: func(f *fleet) {
+		f.event()
+		f.redis.stop()
+		f.wait(5 * time.Minute)
+		f.revoke(sources...)
+		f.wait(5 * time.Minute)
+		f.redis.start()
+		f.settle(100 * time.Second)
+	}},
 }
 
 // rotation is the time of some tokens, each of which costs one call: there are none
