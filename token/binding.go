@@ -3,7 +3,7 @@ package token
 // The configurations that a manager works for: which of them it goes through.
 
 import (
-	"cmp"
+	"context"
 	"crypto/sha256"
 	"slices"
 	"sync/atomic"
@@ -15,23 +15,23 @@ type Attachment struct {
 	m      *Manager
 	b      Binding
 	traits Traits
-	shelf  *shelf        // nil: the binding does not share
-	hangs  atomic.Int32  // calls of the source that have not returned
-	gone   chan struct{} // closed when it is detached
+	shelf  *shelf       // nil: the binding does not share
+	hangs  atomic.Int32 // calls of the source that were given up and have not returned
 	secret [sha256.Size]byte
+	gone   context.Context // until it is detached
+	leave  context.CancelFunc
 
 	// with the manager's lock
-	started, detached bool
-	rank              int  // the greatest is gone through first
-	failures          int  // in a row
-	wrong             bool // its secret was, when it was tried last
+	started  bool
+	failures int  // in a row
+	wrong    bool // its secret was, when it was tried last
 }
 
 // Attach makes b known to the manager, which does not use it before it is started.
 // The caller must detach it.
 func (m *Manager) Attach(b Binding) *Attachment {
-	a := &Attachment{m: m, b: b, gone: make(chan struct{}), secret: sha256.Sum256([]byte(b.Request.AppSecret))}
-	a.traits = b.Source.Traits()
+	a := &Attachment{m: m, b: b, traits: b.Source.Traits(), secret: sha256.Sum256([]byte(b.Request.AppSecret))}
+	a.gone, a.leave = context.WithCancel(context.Background())
 	if b.Store != nil {
 		a.shelf = newShelf(b.Store, m.key)
 	}
@@ -52,11 +52,11 @@ func (a *Attachment) Start() {
 	m := a.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a.started || a.detached || m.closed {
+	if a.started || a.gone.Err() != nil || m.closed {
 		return
 	}
 	a.started = true
-	m.raise(a)
+	m.prefer(a)
 	close(m.ready)
 	m.ready = make(chan struct{})
 	m.wake(a)
@@ -77,7 +77,7 @@ func (m *Manager) wake(a *Attachment) {
 		case m.flight != nil:
 			m.flight.fresh = true
 		case !at.After(now) || m.starts.take(now):
-			_, _ = m.launch(&flight{rejected: m.asideSecret(), fresh: true})
+			_, _ = m.launch(toGet, &flight{rejected: m.asideSecret(), fresh: true})
 		case m.nextTry.IsZero() || at.Before(m.nextTry):
 			m.nextTry = at
 		}
@@ -86,30 +86,25 @@ func (m *Manager) wake(a *Attachment) {
 			m.nextTry = tok.refresh
 		}
 		if m.proven != nil && *m.proven != a.secret {
-			m.unsure = a
-			m.proveAt = latest(now.Add(proveDelay), m.lastTry.Add(wakeGap))
+			if m.proveAt = now.Add(proveDelay); m.proveAt.Before(m.lastTry.Add(wakeGap)) {
+				m.proveAt = m.lastTry.Add(wakeGap)
+			}
 		}
 	case m.flight == nil:
-		_, _ = m.launch(&flight{rejected: m.asideSecret()})
+		_, _ = m.launch(toGet, &flight{rejected: m.asideSecret()})
 	}
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // prove tries a secret that is not the one that worked last.
 func (m *Manager) prove() {
-	a := m.unsure
-	m.unsure, m.proveAt = nil, time.Time{}
-	if a == nil || !a.started || m.proven == nil || *m.proven == a.secret {
-		m.schedule()
-		return
+	m.proveAt = time.Time{}
+	for _, a := range m.started() {
+		if a.secret != *m.proven {
+			_, _ = m.launch(toAsk, &flight{rejected: m.asideSecret(), through: a})
+			return
+		}
 	}
-	_, _ = m.launch(&flight{rejected: m.asideSecret(), own: true, through: a})
+	m.schedule()
 }
 
 // Detach takes the binding away. It may be called more than once, and on nil. A call
@@ -121,12 +116,12 @@ func (a *Attachment) Detach() {
 	m := a.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a.detached {
+	if a.gone.Err() != nil {
 		return
 	}
-	a.detached, a.started = true, false
-	m.bindings = slices.DeleteFunc(m.bindings, func(other *Attachment) bool { return other == a })
-	close(a.gone)
+	a.leave()
+	a.started = false
+	m.remove(a)
 	if !m.running() {
 		m.nextTry, m.proveAt, m.fleet.nextLook = time.Time{}, time.Time{}, time.Time{}
 		if m.flight != nil {
@@ -136,30 +131,27 @@ func (a *Attachment) Detach() {
 	m.schedule()
 }
 
-// raise makes a the binding that is gone through first.
-func (m *Manager) raise(a *Attachment) {
-	m.ranks++
-	a.rank = m.ranks
+// prefer makes a the binding that is gone through first.
+func (m *Manager) prefer(a *Attachment) {
+	m.remove(a)
+	m.bindings = slices.Insert(m.bindings, 0, a)
 }
 
-// lower makes a the last one.
-func (m *Manager) lower(a *Attachment) {
-	m.ranks++
-	a.rank = -m.ranks
+// putOff makes a the last one.
+func (m *Manager) putOff(a *Attachment) {
+	m.remove(a)
+	m.bindings = append(m.bindings, a)
+}
+
+func (m *Manager) remove(a *Attachment) {
+	m.bindings = slices.DeleteFunc(m.bindings, func(other *Attachment) bool { return other == a })
 }
 
 // started returns the bindings that are, in the order in which they are gone
 // through: what worked last or was started last goes first, and what failed last
 // goes last.
 func (m *Manager) started() []*Attachment {
-	var out []*Attachment
-	for _, a := range m.bindings {
-		if a.started {
-			out = append(out, a)
-		}
-	}
-	slices.SortFunc(out, func(a, b *Attachment) int { return cmp.Compare(b.rank, a.rank) })
-	return out
+	return slices.DeleteFunc(slices.Clone(m.bindings), func(a *Attachment) bool { return !a.started })
 }
 
 // running reports whether a binding is started.

@@ -32,7 +32,7 @@ func breaks(calls *atomic.Int32, err error) sourceFunc {
 	}
 }
 
-var errRefused = &WireError{"connection refused", nil}
+var errRefused = &Failure{Kind: KindNetwork, Err: errors.New("connection refused")}
 
 func TestAttachAloneFetchesNothing(t *testing.T) {
 	src := newIssuer()

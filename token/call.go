@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,7 +25,7 @@ const (
 	// detached, while another binding is there.
 	detachedGrace = 3 * time.Second
 
-	// lateAnswer is how long a source that was told to stop is listened to: it says
+	// lateAnswer is how long whoever was told to stop is listened to: it says
 	// more about what happened than its deadline does.
 	lateAnswer = 100 * time.Millisecond
 )
@@ -54,7 +55,7 @@ func (m *Manager) call(ctx context.Context, f *flight, force bool) outcome {
 		tried = append(tried, a)
 		req := a.b.Request
 		req.Rejected, req.Force = f.rejected, force
-		reply, err := a.ask(ctx, req, m.opts.timeout)
+		reply, err := a.ask(ctx, req)
 		if err == nil {
 			m.another(worst, nil)
 			return outcome{asked: true, reply: reply, start: start, by: a, forced: force}
@@ -108,13 +109,13 @@ func (m *Manager) another(worst outcome, last *outcome) outcome {
 	tell := worst
 	if last != nil {
 		last.by.wrong = last.failure.Kind == KindSecret
-		if last.by.detached || m.closed {
+		if last.by.gone.Err() != nil || m.closed {
 			return worst
 		}
 		m.stats.Failures++
 		last.by.failures++
 		if traitsOf[last.failure.Kind].own {
-			m.lower(last.by)
+			m.putOff(last.by)
 		}
 		if tell = *last; worst.failure == nil || backOffOf(worst) < backOffOf(*last) {
 			tell, worst = worst, *last
@@ -131,49 +132,57 @@ func (m *Manager) another(worst outcome, last *outcome) outcome {
 func backOffOf(out outcome) time.Duration { return traitsOf[out.failure.Kind].backOff.first }
 
 // ask calls the source, and stops waiting for it at the deadline whatever it does.
-func (a *Attachment) ask(ctx context.Context, req Request, timeout time.Duration) (Reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	type answer struct {
-		reply Reply
-		err   error
-	}
-	if a.hangs.Add(1) > mostHanging {
-		a.hangs.Add(-1)
+func (a *Attachment) ask(ctx context.Context, req Request) (Reply, error) {
+	if a.hangs.Load() >= mostHanging {
 		return Reply{}, errHangs
 	}
-	ch := make(chan answer, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.gone, func() { time.AfterFunc(detachedGrace, cancel) })()
+	reply, err := guarded(ctx, callTimeout, &a.hangs, "the token source", func(ctx context.Context) (Reply, error) {
+		return a.b.Source.Fetch(ctx, req)
+	})
+	if err == nil {
+		err = checkReply(&reply)
+	}
+	return reply, WithoutSecrets(err, req.AppSecret, req.Rejected)
+}
+
+// guarded makes a call of code that may panic, which would end the process, and may not
+// keep to its context: then it is left behind, and hangs counts it until it returns.
+func guarded[T any](ctx context.Context, timeout time.Duration, hangs *atomic.Int32, who string, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	type result struct {
+		value T
+		err   error
+	}
+	ch := make(chan result, 1)
 	go func() {
-		defer a.hangs.Add(-1)
-		defer func() { // outside of any request, a panic would end the process
-			if r := recover(); r != nil {
-				ch <- answer{err: fmt.Errorf("the token source panicked: %s", Redact(fmt.Sprint(r)))}
+		var r result
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = fmt.Errorf("%s panicked: %s", who, Redact(fmt.Sprint(p)))
 			}
+			ch <- r
 		}()
-		reply, err := a.b.Source.Fetch(ctx, req)
-		ch <- answer{reply, err}
+		r.value, r.err = call(ctx)
 	}()
-	var got answer
-	gone := a.gone
-	for waiting := true; waiting; {
-		select {
-		case got = <-ch:
-			waiting = false
-		case <-gone:
-			gone = nil
-			stop := time.AfterFunc(detachedGrace, cancel)
-			defer stop.Stop()
-		case <-ctx.Done():
-			select {
-			case got = <-ch:
-			case <-time.After(lateAnswer):
-				got.err = ctx.Err()
-			}
-			waiting = false
-		}
+	select {
+	case r := <-ch:
+		return r.value, r.err
+	case <-ctx.Done():
 	}
-	if got.err == nil {
-		got.err = checkReply(&got.reply)
+	select {
+	case r := <-ch:
+		return r.value, r.err
+	case <-time.After(lateAnswer):
 	}
-	return got.reply, WithoutSecrets(got.err, req.AppSecret, req.Rejected)
+	hangs.Add(1)
+	go func() {
+		<-ch
+		hangs.Add(-1)
+	}()
+	var none T
+	return none, ctx.Err()
 }

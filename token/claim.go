@@ -27,26 +27,28 @@ const (
 	// nothing, as long as writing takes less than this.
 	settleTime = 150 * time.Millisecond
 
-	// relockEvery is how often a lock is tried that is refused at once.
-	relockEvery = time.Second
-
 	// claimPatience is how long others are waited for that fetch and bring nothing.
 	claimPatience = 30 * time.Second
 )
 
-// claim is the right to fetch.
+// claim is the right to fetch, or what is known on the way to it.
 type claim struct {
-	s    *shelf
-	lock *lock
-	sign sign
-	stop chan struct{}
+	s     *shelf
+	lock  *lock
+	sign  sign
+	stop  chan struct{}
+	since time.Time // when the waiting began
+
+	// who else fetches, and when that was first seen
+	other   sign
+	changed time.Time
 }
 
 // claim waits for the right to fetch. It comes back without it when another gateway
 // has stored a token, with an error when the store fails, and with nothing when ctx
 // ends.
 func (m *Manager) claim(ctx context.Context, f *flight, s *shelf) (mine *claim, news bool, err error) {
-	c := &claim{s: s, lock: s.lock(ctx), sign: sign{ID: rand.Text()}, stop: make(chan struct{})}
+	c := &claim{s: s, lock: s.lock(), sign: sign{ID: rand.Text()}, stop: make(chan struct{}), since: time.Now()}
 	defer func() {
 		if mine == nil {
 			go c.lock.release()
@@ -54,102 +56,65 @@ func (m *Manager) claim(ctx context.Context, f *flight, s *shelf) (mine *claim, 
 	}()
 	glance := time.NewTicker(glanceEvery)
 	defer glance.Stop()
-	w := watch{since: time.Now(), own: c.sign.ID}
+	answer := c.lock.done
 	for {
 		select {
-		case err := <-c.lock.done:
-			w.locked, w.refused = err == nil, err != nil
-			w.refusedAt = time.Now()
+		case <-answer:
+			answer = nil
 		case <-glance.C:
 		case <-ctx.Done():
 			return nil, false, nil
 		}
-		stands, news, err := m.tryClaim(ctx, f, c, &w)
-		switch {
-		case err != nil || news:
+		if news, err = m.look(s); err != nil || news && f.goal.Load() != toAsk {
 			return nil, news, err
-		case stands:
-			go c.live()
-			return c, false, nil
-		case w.refused && time.Since(w.refusedAt) >= relockEvery:
-			w.refused = false
-			c.lock = s.lock(ctx)
 		}
+		if stands, err := m.stake(c, answer == nil); err != nil {
+			return nil, false, err
+		} else if !stands {
+			continue
+		}
+		if news, err = m.look(s); err != nil || news && f.goal.Load() != toAsk {
+			c.end()
+			return nil, news, err
+		}
+		go c.live()
+		return c, false, nil
 	}
 }
 
-// tryClaim looks around, and claims if nobody else fetches.
-func (m *Manager) tryClaim(ctx context.Context, f *flight, c *claim, w *watch) (stands, news bool, err error) {
-	if news, err = m.look(ctx, c.s); err != nil || news && !f.strict(m) {
-		return false, news, err
-	}
-	if err = w.look(ctx, c.s); err != nil {
-		return false, false, m.noted(&m.fleet.readErr, err)
-	}
-	if !w.mayClaim() {
-		return false, false, nil
-	}
-	if stands, err = c.settle(ctx); err != nil || !stands {
-		return false, false, m.noted(&m.fleet.writeErr, err)
-	}
-	if news, err = m.look(ctx, c.s); err != nil || news && !f.strict(m) {
-		c.end()
-		return false, news, err
-	}
-	return true, false, nil
-}
-
-// watch is what is known of who else fetches.
-type watch struct {
-	own     string
-	since   time.Time // when the waiting began
-	last    sign
-	changed time.Time // when last was first seen
-
-	locked, refused bool // the lock
-	refusedAt       time.Time
-}
-
-// look reads the sign of life.
-func (w *watch) look(ctx context.Context, s *shelf) error {
-	raw, found, err := s.load(ctx, "alive")
+// stake claims if nobody else fetches who is alive, and reports whether the claim
+// stands. answered says that the lock is held, or good for nothing.
+func (m *Manager) stake(c *claim, answered bool) (stands bool, err error) {
+	now, err := m.sign(c.s)
 	if err != nil {
-		return err
+		return false, err
 	}
-	var now sign
-	if found {
-		_ = json.Unmarshal(raw, &now) // what makes no sense is nobody's
+	if now != c.other {
+		c.other, c.changed = now, time.Now()
 	}
-	if now != w.last {
-		w.last, w.changed = now, time.Now()
+	waited := time.Since(c.since)
+	free := answered || waited >= signPatience
+	if now.ID != "" && now.ID != c.sign.ID && !now.Done {
+		free = time.Since(c.changed) >= signPatience
 	}
-	return nil
-}
-
-// mayClaim reports whether nobody else fetches who is alive.
-func (w *watch) mayClaim() bool {
-	if time.Since(w.since) >= claimPatience {
-		return true
+	if !free && waited < claimPatience {
+		return false, nil
 	}
-	fetches := w.last.ID != "" && w.last.ID != w.own && !w.last.Done
-	if fetches {
-		return time.Since(w.changed) >= signPatience
-	}
-	return w.locked || w.refused || time.Since(w.since) >= signPatience
-}
-
-// settle claims, and reports whether the claim stands.
-func (c *claim) settle(ctx context.Context) (stands bool, err error) {
-	if err := c.s.save(ctx, "alive", c.sign); err != nil {
+	if err = m.save(c.s, "alive", c.sign); err != nil {
 		return false, err
 	}
 	time.Sleep(settleTime)
-	raw, found, err := c.s.load(ctx, "alive")
-	if err != nil {
-		return false, err
+	now, err = m.sign(c.s)
+	return now.ID == c.sign.ID, err
+}
+
+// sign reads the sign of life. What makes no sense is nobody's.
+func (m *Manager) sign(s *shelf) (now sign, err error) {
+	raw, found, err := m.load(s, "alive")
+	if found {
+		_ = json.Unmarshal(raw, &now)
 	}
-	var now sign
-	return found && json.Unmarshal(raw, &now) == nil && now.ID == c.sign.ID, nil
+	return now, err
 }
 
 // live gives signs of life until the claim is released.
@@ -160,7 +125,7 @@ func (c *claim) live() {
 		select {
 		case <-tick.C:
 			c.sign.Count++
-			_ = c.s.save(context.Background(), "alive", c.sign)
+			_ = c.s.save("alive", c.sign)
 		case <-c.stop:
 			c.end()
 			c.lock.release()
@@ -172,7 +137,7 @@ func (c *claim) live() {
 // end says that this claim is over.
 func (c *claim) end() {
 	c.sign.Done = true
-	_ = c.s.save(context.Background(), "alive", c.sign)
+	_ = c.s.save("alive", c.sign)
 }
 
 // release gives the right to fetch back. It waits for nothing.

@@ -84,7 +84,7 @@ func (m *Manager) Status() Status {
 	if tok := m.current.Load(); tok.usable() {
 		s.HasToken, s.ObtainedAt, s.ExpiresAt = true, tok.obtained, tok.expires
 	}
-	s.Fetching = m.flight != nil && !m.flight.lookOnly
+	s.Fetching = m.flight != nil && m.flight.goal.Load() != toLook
 	s.NextTry, s.LastTry = m.nextTry, m.lastTry
 	f := m.failed
 	if f == nil {

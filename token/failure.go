@@ -4,12 +4,12 @@ package token
 // long it is remembered, and what the operator must do about it.
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"strings"
+	"regexp"
 	"time"
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
@@ -59,8 +59,8 @@ var (
 	backOffDenied = backOff{5 * time.Minute, 40 * time.Minute}
 )
 
-// addressMark stands for this machine's address in a hint, as the issuer sees it.
-const addressMark = "{address}"
+// addressInHint is what an address that the issuer names takes the place of.
+var addressInHint = regexp.MustCompile(`\{(.*?)\}`)
 
 // kindTraits is what there is to know of a kind of failure.
 type kindTraits struct {
@@ -83,7 +83,7 @@ var traitsOf = map[Kind]kindTraits{
 	KindQuota:     {backOffQuota, false, "the quota of token calls is used up; see who else asks for tokens of this app, and consider share_token"},
 	KindSecret:    {backOffHuman, true, "the AppSecret is wrong; copy it again from the WeChat admin, and restart, or reload with --force if it comes from a file"},
 	KindAppID:     {backOffHuman, true, "the AppID is wrong; copy it again from the WeChat admin, and restart, or reload with --force if it comes from a file"},
-	KindIP:        {backOffHuman, true, "add " + addressMark + " to the IP whitelist in the WeChat admin"},
+	KindIP:        {backOffHuman, true, "add {this machine's public IP address} to the IP whitelist in the WeChat admin"},
 	KindFrozen:    {backOffHuman, true, "the AppSecret is frozen; unfreeze it in the WeChat admin, which takes effect within 10 minutes"},
 	KindAccount:   {backOffHuman, false, "the account may not get access tokens; look for notices in the WeChat admin"},
 	KindComponent: {backOffHuman, false, "a third-party platform manages this account; get its token with source server or file"},
@@ -121,16 +121,10 @@ func (e *ErrcodeError) Error() string {
 	return fmt.Sprintf("errcode %d: %s", e.Errcode, Redact(e.Errmsg))
 }
 
-// replyError is an answer that is not what a token endpoint answers. Its text
-// says what is wrong with the answer and never what was in it.
-type replyError struct{ what string }
-
-func (e *replyError) Error() string { return e.what }
-
 // BadReply is the error for an answer that no token endpoint gives. Its text must
 // say what is wrong with the answer, and not quote it.
 func BadReply(format string, args ...any) error {
-	return &replyError{fmt.Sprintf(format, args...)}
+	return &Failure{Kind: KindReply, Err: fmt.Errorf(format, args...)}
 }
 
 // Failure is a failed attempt, classified. A source may return one.
@@ -139,6 +133,8 @@ type Failure struct {
 	Errcode int    // 0: not WeChat's
 	Hint    string // what the operator must do, in one line; empty: what the kind says
 	Err     error
+
+	addr string // of the gateway or the token server, as WeChat names it
 }
 
 // Error implements error.
@@ -161,46 +157,35 @@ func classify(err error, hints map[Kind]string) *Failure {
 	if f.Hint != "" {
 		return f
 	}
-	var code *ErrcodeError
-	errors.As(err, &code)
-	if f.Hint = hints[f.Kind]; f.Hint == "" {
-		f.Hint = traitsOf[f.Kind].hint
-		if f.Kind == KindReply && code != nil {
-			f.Hint = hintUnknownErrcode
-		}
+	f.Hint = cmp.Or(hints[f.Kind], traitsOf[f.Kind].hint)
+	if f.Kind == KindReply && f.Errcode != 0 && hints[f.Kind] == "" {
+		f.Hint = hintUnknownErrcode
 	}
-	address := "this machine's public IP address"
-	if code != nil {
-		if named := errcode.AddrIn(code.Errmsg); named != "" {
-			address = named
-		}
-	}
-	f.Hint = strings.ReplaceAll(f.Hint, addressMark, address)
+	f.Hint = addressInHint.ReplaceAllString(f.Hint, cmp.Or(f.addr, "$1"))
 	return f
 }
 
 func kindOf(err error) *Failure {
 	var code *ErrcodeError
-	var reply *replyError
 	var known *Failure
-	var timeout interface{ Timeout() bool }
 	var op *net.OpError
-	var wire *WireError
 	var quotes *url.Error
+	addr := ""
+	if errors.As(err, &code) {
+		addr = errcode.AddrIn(code.Errmsg)
+	}
 	switch {
 	case errors.As(err, &known):
 		copied := *known
-		copied.Err = err
+		copied.Err, copied.addr = err, cmp.Or(known.addr, addr)
 		return &copied
-	case errors.As(err, &code):
-		return &Failure{Kind: errcode.Of(code.Errcode).Kind, Errcode: code.Errcode, Err: err}
-	case errors.As(err, &reply):
-		return &Failure{Kind: KindReply, Err: err}
+	case code != nil:
+		return &Failure{Kind: errcode.Of(code.Errcode).Kind, Errcode: code.Errcode, Err: err, addr: addr}
 	case errors.As(err, &quotes):
 		return kindOf(Scrub(err))
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case isTimeout(err):
 		return &Failure{Kind: KindTimeout, Err: err}
-	case errors.As(err, &wire), errors.As(err, &op):
+	case errors.As(err, &op):
 		return &Failure{Kind: KindNetwork, Err: err}
 	}
 	return &Failure{Kind: KindSource, Err: errors.New(Redact(err.Error()))}

@@ -59,7 +59,7 @@ func TestClassify(t *testing.T) {
 
 // A source's hints fit it better than those that are about WeChat's endpoint.
 func TestHints(t *testing.T) {
-	hints := map[Kind]string{KindReply: "look at http://tokens/", KindIP: "tell the operator of tokens that {address} calls"}
+	hints := map[Kind]string{KindReply: "look at http://tokens/", KindIP: "tell the operator of tokens that {this machine's public IP address} calls"}
 	for want, err := range map[string]error{
 		"look at http://tokens/":                                                  BadReply("status 302 instead of 200"),
 		"tell the operator of tokens that 203.0.113.9 calls":                      &ErrcodeError{40164, "invalid ip 203.0.113.9"},
@@ -132,5 +132,29 @@ func TestRedact(t *testing.T) {
 	}
 	if got := Redact(strings.Repeat("word ", 1000)); len(got) > 320 {
 		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// A secret is cut out whatever was done to it on its way through somebody else's URL.
+func TestHide(t *testing.T) {
+	for _, tc := range []struct {
+		msg, want string
+		secrets   []string
+	}{
+		{"no access", "no access", []string{"SENTINEL"}},
+		{"a SENTINEL, SENTINEL", "a [redacted], [redacted]", []string{"SENTINEL"}},
+		{"SENTINELlong SENTINEL", "[redacted] [redacted]", []string{"SENTINEL", "SENTINELlong"}},
+		{"%53ENT%49nEL S%", "%53ENT%49nEL S%", []string{"SENTINEL"}},
+		{"%53ENT%49NEL S%45", "[redacted] S%45", []string{"SENTINEL"}},
+		{"c%20d+e, %e5%BE%AE信", "[redacted], [redacted]", []string{"c d e", "微信"}},
+		{"%2541bcd", "[redacted]", []string{"%41bcd"}},
+		{"ab%253dc, ab%25253Dc, ab%25c", "[redacted], [redacted], ab%25c", []string{"ab=c"}},
+		{"c%2520dd, c%252Bdd, c%2Bdd, c%25dd", "[redacted], [redacted], [redacted], c%25dd", []string{"c dd"}},
+		{"%25E5%25be%25aE信", "[redacted]", []string{"微信"}},
+		{"app 1 of 123", "app 1 of 123", []string{"1", "123", ""}},
+	} {
+		if got := hide(tc.msg, tc.secrets); got != tc.want {
+			t.Errorf("%q without %q: got %q, want %q", tc.msg, tc.secrets, got, tc.want)
+		}
 	}
 }

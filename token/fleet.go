@@ -3,8 +3,7 @@ package token
 // One token for a fleet: what is known of the store, and what is believed of it.
 
 import (
-	"context"
-	"errors"
+	"slices"
 	"time"
 )
 
@@ -89,13 +88,7 @@ func (s *fleet) refuse(secret string) {
 
 // forgive forgets that a token was rejected: the issuer has handed it out again.
 func (s *fleet) forgive(secret string) {
-	kept := make([]refusal, 0, len(s.refused))
-	for _, r := range s.refused {
-		if r.secret != secret {
-			kept = append(kept, r)
-		}
-	}
-	s.refused = kept
+	s.refused = slices.DeleteFunc(s.refused, func(r refusal) bool { return r.secret == secret })
 }
 
 // isRefused reports whether r has a token that was rejected, and may have been
@@ -146,6 +139,24 @@ func (m *Manager) noteStore(at *error, err error) {
 	}
 }
 
+// load reads from the store, and takes in how that ended.
+func (m *Manager) load(s *shelf, name string) ([]byte, bool, error) {
+	raw, found, err := s.load(name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noteStore(&m.fleet.readErr, err)
+	return raw, found, err
+}
+
+// save writes into the store, and takes in how that ended.
+func (m *Manager) save(s *shelf, name string, value any) error {
+	err := s.save(name, value)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noteStore(&m.fleet.writeErr, err)
+	return err
+}
+
 // lookIn returns when to look into the store again, if tok is the current token.
 func (m *Manager) lookIn(tok *Token) time.Duration {
 	poll := storePoll
@@ -168,15 +179,14 @@ func reserveOf(tok *Token) time.Duration {
 
 // look reads the store, and reports whether it brought a token. The failure of a
 // look changes nothing about the token in hand.
-func (m *Manager) look(ctx context.Context, s *shelf) (news bool, err error) {
+func (m *Manager) look(s *shelf) (news bool, err error) {
 	m.mu.Lock()
 	m.fleet.tried = time.Now()
+	m.stats.StoreLooks++
 	m.mu.Unlock()
-	raw, found, err := s.load(ctx, "token")
+	raw, found, err := m.load(s, "token")
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.stats.StoreLooks++
-	m.noteStore(&m.fleet.readErr, err)
 	switch {
 	case err != nil:
 		return false, err
@@ -249,14 +259,3 @@ func (m *Manager) tokenOf(r *record, now, last time.Time) *Token {
 	}
 	return tok
 }
-
-// needs reports whether a flight must go on although the store fails: without the
-// call there is no token, or soon none.
-func (m *Manager) needs(f *flight) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	tok := m.current.Load()
-	return f.own || f.force || f.refused || !tok.usable() || tok.left() <= reserveOf(tok)
-}
-
-var errAlone = errors.New("the store fails, and the gateway's own limit on token calls without it is reached")

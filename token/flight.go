@@ -6,7 +6,15 @@ package token
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
+)
+
+// How far a flight goes.
+const (
+	toLook int32 = iota // into the store, and no farther
+	toGet               // a token, from the store or from the issuer
+	toAsk               // the issuer is called, whatever is in the store
 )
 
 // flight is one fetch or look, and what those who wait for it get.
@@ -22,10 +30,8 @@ type flight struct {
 	force    bool        // the issuer is to be made to issue another one
 	through  *Attachment // the binding to go through first; nil: as they come
 
-	// with the manager's lock
-	lookOnly bool // the issuer is not called
-	own      bool // it is called, whatever is in the store
-	fresh    bool // a config has started that may mend the failure remembered
+	goal  atomic.Int32 // it may become a farther one on the way
+	fresh bool         // with the manager's lock: a config has started that may mend the failure remembered
 }
 
 // outcome is what a flight has brought. Its zero value is nothing: the current
@@ -57,7 +63,7 @@ func (f *flight) wait(ctx context.Context) (*Token, error) {
 }
 
 // launch begins a flight.
-func (m *Manager) launch(f *flight) (*flight, error) {
+func (m *Manager) launch(goal int32, f *flight) (*flight, error) {
 	switch {
 	case m.closed:
 		return nil, m.unavailable(errClosed)
@@ -66,6 +72,7 @@ func (m *Manager) launch(f *flight) (*flight, error) {
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
 	f.done, f.cancel = make(chan struct{}), cancel
+	f.goal.Store(goal)
 	m.flight = f
 	go func() {
 		defer cancel()
@@ -81,16 +88,21 @@ func (m *Manager) launch(f *flight) (*flight, error) {
 
 // attempt is what a flight does, without the lock.
 func (m *Manager) attempt(ctx context.Context, f *flight) outcome {
-	m.mu.Lock()
-	s, only := m.shelf(), f.lookOnly
-	m.mu.Unlock()
+	s := m.successor(nil)
 	switch {
-	case s != nil:
-		return m.attemptShared(ctx, f, s)
-	case only:
+	case s == nil && f.goal.Load() == toLook:
 		return outcome{}
+	case s == nil:
+		return m.call(ctx, f, f.force)
 	}
-	return m.call(ctx, f, f.force)
+	for s != nil {
+		out, err := m.share(ctx, f, s)
+		if err == nil {
+			return out
+		}
+		s = m.successor(s) // if its config is gone, which has closed it
+	}
+	return m.alone(ctx, f)
 }
 
 // land takes in what a flight has brought.
@@ -119,8 +131,8 @@ func (m *Manager) land(f *flight, out outcome) {
 
 // follow makes those who wait for f wait for another flight.
 func (m *Manager) follow(f *flight, rejected string) {
-	next := &flight{rejected: rejected, own: f.own, refused: f.refused || m.aside != nil}
-	if f.followed, f.err = m.launch(next); f.err != nil && m.current.Load() == nil {
+	next := &flight{rejected: rejected, refused: f.refused || m.aside != nil}
+	if f.followed, f.err = m.launch(max(toGet, f.goal.Load()), next); f.err != nil && m.current.Load() == nil {
 		m.current.Store(m.spare())
 	}
 }
@@ -129,7 +141,7 @@ func (m *Manager) follow(f *flight, rejected string) {
 func (m *Manager) settle(f *flight) {
 	tok := m.current.Load()
 	switch {
-	case f.own: // asked for when the flight was nearly over
+	case f.goal.Load() == toAsk: // asked for when the flight was nearly over
 		m.follow(f, m.asideSecret())
 		return
 	case m.failed != nil && (!tok.usable() || f.refused && tok.secret == f.rejected):
@@ -140,7 +152,7 @@ func (m *Manager) settle(f *flight) {
 		return
 	}
 	f.tok = tok
-	if f.lookOnly {
+	if f.goal.Load() == toLook {
 		return
 	}
 	if now := time.Now(); !m.nextTry.After(now) { // the store fails, and this token lasts
@@ -164,21 +176,16 @@ func (m *Manager) publish(f *flight, out outcome) {
 		m.stats.Repeats++
 	}
 	if m.shelf() != nil && tok.serial == 0 { // nobody else knows it
-		m.nextTry = earliest(m.nextTry, time.Now().Add(m.fleet.hesitate()))
+		if soon := time.Now().Add(m.fleet.hesitate()); soon.Before(m.nextTry) {
+			m.nextTry = soon
+		}
 	}
 	m.proven = &out.by.secret
 	out.by.failures = 0
-	m.raise(out.by)
+	m.prefer(out.by)
 	f.tok = tok
 	ev.NextTry = m.nextTry
 	m.emit(ev, out.by)
-}
-
-func earliest(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // install makes tok the current token. again says that it was rejected before, and

@@ -41,8 +41,6 @@ const (
 
 // options is the policy of a manager.
 type options struct {
-	timeout time.Duration // of one call
-
 	// calls bounds all calls, for whatever reason: 60 at once and then one in 2 s,
 	// which is 43,260 in a day at the worst, a tenth of stable_token's quota. It is
 	// reached only by tokens that live for seconds. A source that polls has one in
@@ -59,7 +57,6 @@ type options struct {
 
 func defaultOptions(traits Traits) options {
 	o := options{
-		timeout:    callTimeout,
 		calls:      allowance{burst: 60, every: 2 * time.Second},
 		rejections: allowance{burst: 30, every: time.Minute},
 		jitter:     rand.Float64,
@@ -93,8 +90,7 @@ type Manager struct {
 
 	mu       sync.Mutex
 	closed   bool
-	bindings []*Attachment
-	ranks    int           // the latest rank of a binding
+	bindings []*Attachment // the one that is gone through first comes first
 	ready    chan struct{} // closed when a binding is started, and then replaced
 	events   queue
 	stats    Status // the counters in it
@@ -105,10 +101,8 @@ type Manager struct {
 	nextTry time.Time // when the issuer is called again; zero: not by itself
 	lastTry time.Time
 
-	// When the secret of a binding is tried that is not the one that worked last.
-	proveAt time.Time
-	unsure  *Attachment
 	proven  *[sha256.Size]byte // the digest of the secret that worked last
+	proveAt time.Time          // when another one is tried; zero: there is none
 
 	failed   *remembered // the failure since the last success, or nil
 	limited  *remembered // likewise, the limit that kept a rejection from being asked about
@@ -216,14 +210,13 @@ func (m *Manager) Renew(ctx context.Context) (*Token, error) {
 
 func (m *Manager) renew() (*Token, *flight, error) {
 	if m.flight != nil {
-		m.flight.own = true
-		m.flight.lookOnly = false
+		m.flight.goal.Store(toAsk)
 		return nil, m.flight, nil
 	}
 	if wait := wakeGap - time.Since(m.lastTry); !m.lastTry.IsZero() && wait > 0 {
 		return nil, nil, &TooEarlyError{RetryAfter: wait}
 	}
-	f, err := m.launch(&flight{rejected: m.asideSecret(), own: true})
+	f, err := m.launch(toAsk, &flight{rejected: m.asideSecret()})
 	return nil, f, err
 }
 
@@ -239,7 +232,7 @@ func (m *Manager) join() (*Token, *flight, error) {
 	if m.flight != nil {
 		return nil, m.flight, nil
 	}
-	f, err := m.launch(&flight{rejected: m.asideSecret()})
+	f, err := m.launch(toGet, &flight{rejected: m.asideSecret()})
 	return nil, f, err
 }
 
@@ -259,7 +252,7 @@ func (m *Manager) obtain(ctx context.Context, begin func() (*Token, *flight, err
 			return tok, err
 		}
 		if patience == nil {
-			timer := time.NewTimer(m.opts.timeout)
+			timer := time.NewTimer(callTimeout)
 			defer timer.Stop()
 			patience = timer.C
 		}
@@ -311,9 +304,9 @@ func (m *Manager) tick() {
 	case due(m.proveAt):
 		m.prove()
 	case due(m.nextTry):
-		_, _ = m.launch(&flight{rejected: m.asideSecret()})
+		_, _ = m.launch(toGet, &flight{rejected: m.asideSecret()})
 	case due(m.fleet.nextLook):
-		_, _ = m.launch(&flight{lookOnly: true})
+		_, _ = m.launch(toLook, new(flight))
 	default: // set again while this one fired
 		m.schedule()
 	}

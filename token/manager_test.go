@@ -244,7 +244,7 @@ func TestTokenEndpointDownWhileValid(t *testing.T) {
 	begin(t, src, func(t *testing.T, m *Manager) {
 		mustToken(t, m)
 		time.Sleep(80 * time.Minute)
-		src.fail(&WireError{"connection refused", nil})
+		src.fail(&Failure{Kind: KindNetwork, Err: errors.New("connection refused")})
 		down := time.Now()
 		for time.Since(down) < 30*time.Minute {
 			before := time.Now()
@@ -269,7 +269,7 @@ func TestTokenEndpointDownPastExpiry(t *testing.T) {
 				if hang {
 					src.took = time.Hour
 				} else {
-					src.fail(&WireError{"connection refused", nil})
+					src.fail(&Failure{Kind: KindNetwork, Err: errors.New("connection refused")})
 				}
 				if _, err := m.Token(t.Context()); err == nil {
 					t.Fatal("there is a token")

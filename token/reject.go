@@ -51,7 +51,11 @@ func (m *Manager) rejected(t *Token, code int) (*Token, *flight, error) {
 		// The endpoint is down too, maybe all of WeChat is, which is when valid
 		// tokens are known to be rejected at times. Nothing is won by dropping this
 		// one, but this request has had its try.
-		m.setAside(t, code, m.spareOf(t, code))
+		spare := t
+		if code == errcode.TokenExpired {
+			spare = nil
+		}
+		m.setAside(t, code, spare)
 		if f := m.lookAgain(t); f != nil {
 			return nil, f, nil
 		}
@@ -63,7 +67,7 @@ func (m *Manager) rejected(t *Token, code int) (*Token, *flight, error) {
 		return m.limit(t)
 	}
 	m.setAside(t, code, nil)
-	f, err := m.launch(&flight{rejected: t.secret, refused: true})
+	f, err := m.launch(toGet, &flight{rejected: t.secret, refused: true})
 	return nil, f, err
 }
 
@@ -82,14 +86,7 @@ func (m *Manager) setAside(t *Token, code int, now *Token) {
 	}
 }
 
-// spareOf is what is left when t is rejected and no other token is to be had.
-func (m *Manager) spareOf(t *Token, code int) *Token {
-	if code == errcode.TokenExpired {
-		return nil
-	}
-	return t
-}
-
+// spare returns the token that was set aside, if nothing better is to be had.
 func (m *Manager) spare() *Token {
 	if m.aside.usable() {
 		return m.aside
@@ -111,7 +108,7 @@ func (m *Manager) lookAgain(t *Token) *flight {
 	if m.flight != nil || m.shelf() == nil || since(m.fleet.tried) < lookGap && !m.fleet.tried.IsZero() {
 		return nil
 	}
-	f, err := m.launch(&flight{rejected: t.secret, refused: true, lookOnly: true})
+	f, err := m.launch(toLook, &flight{rejected: t.secret, refused: true})
 	if err != nil {
 		return nil
 	}
@@ -157,7 +154,7 @@ func (m *Manager) rejectedAgain(t *Token, code int) (*Token, *flight, error) {
 	m.repeated.asked = now
 	m.repeated.gap = min(2*m.repeated.gap, repeatMost)
 	m.setAside(t, code, t)
-	f, err := m.launch(&flight{rejected: t.secret, refused: true, force: force})
+	f, err := m.launch(toGet, &flight{rejected: t.secret, refused: true, force: force})
 	if err != nil {
 		return t, nil, nil
 	}

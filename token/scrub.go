@@ -7,27 +7,24 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 )
 
-// WireError is a failure between here and a token endpoint, without what may carry
-// a secret: the URL, which has the AppSecret in its query for /cgi-bin/token, and
-// bytes of a malformed answer, which net/http quotes.
-type WireError struct {
-	what  string
-	cause error // only for Is and As of errors that are known to be harmless
-}
-
-// Error implements error.
-func (e *WireError) Error() string { return e.what }
-
-// Unwrap returns the cause, if it is known to be harmless.
-func (e *WireError) Unwrap() error { return e.cause }
+var (
+	errTimedOut = errors.New("timed out")
+	errBroke    = errors.New("the connection broke or carried no proper HTTP")
+)
 
 // Scrub turns what an http.Client returned, or the reading of a body, into a
-// *[WireError], which can be returned from [Source].Fetch and logged.
+// *[Failure] of kind [KindNetwork] or [KindTimeout], which can be returned from
+// [Source].Fetch and logged. It has nothing in it that may carry a secret: the URL, which
+// has the AppSecret in its query for /cgi-bin/token, and bytes of a malformed answer,
+// which net/http quotes.
 func Scrub(err error) error {
 	if err == nil {
 		return nil
@@ -35,25 +32,30 @@ func Scrub(err error) error {
 	for urlErr := (*url.Error)(nil); errors.As(err, &urlErr); urlErr = nil {
 		err = urlErr.Err
 	}
-	var timeout interface{ Timeout() bool }
 	var op *net.OpError
 	var dns *net.DNSError
-	var known *WireError
+	var known *Failure
+	harmless := errBroke
 	switch {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, context.Canceled):
-		return &WireError{"canceled", context.Canceled}
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return &WireError{"timed out", context.DeadlineExceeded}
+		harmless = context.Canceled
+	case isTimeout(err):
+		return &Failure{Kind: KindTimeout, Err: errTimedOut}
 	case errors.As(err, &dns):
-		return &WireError{dns.Error(), dns}
+		harmless = dns
 	case errors.As(err, &op):
-		return &WireError{op.Error(), op}
+		harmless = op
 	case isTLS(err):
-		return &WireError{err.Error(), nil}
+		harmless = errors.New(err.Error())
 	}
-	return &WireError{"the connection broke or carried no proper HTTP", nil}
+	return &Failure{Kind: KindNetwork, Err: harmless}
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // isTLS reports whether err is one of TLS, whose texts are known to be harmless.
@@ -116,22 +118,50 @@ func isTokenRune(r rune) bool {
 }
 
 // WithoutSecrets returns err, or, if its text quotes one of secrets, an error that
-// is classified as err is and does not. Secrets of fewer than 4 bytes are not looked
-// for.
+// is classified as err is and does not. A secret is found as it is, and percent-encoded
+// any number of times. Those of fewer than 4 bytes are not looked for.
 func WithoutSecrets(err error, secrets ...string) error {
 	if err == nil {
 		return nil
 	}
 	msg := err.Error()
-	for _, s := range secrets {
-		if len(s) >= shortestSecret {
-			msg = strings.ReplaceAll(msg, s, "[redacted]")
-		}
+	if code := (*ErrcodeError)(nil); errors.As(err, &code) { // its text is cut short, and secrets with it
+		hidden := ErrcodeError{code.Errcode, hide(code.Errmsg, secrets)}
+		msg = strings.ReplaceAll(msg, code.Error(), hidden.Error())
 	}
-	if msg == err.Error() {
+	if msg = hide(msg, secrets); msg == err.Error() {
 		return err
 	}
 	f := kindOf(err)
 	f.Err = errors.New(msg)
 	return f
+}
+
+// hide cuts secrets out of msg.
+func hide(msg string, secrets []string) string {
+	// one may be part of another, whose rest would stay
+	secrets = slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
+	for _, s := range secrets {
+		if len(s) >= shortestSecret && msg != "" {
+			msg = spellings(s).ReplaceAllLiteralString(msg, "[redacted]")
+		}
+	}
+	return msg
+}
+
+// spellings matches a secret of which any characters are percent-encoded, and their
+// percent signs once more, and so on.
+func spellings(secret string) *regexp.Regexp {
+	var out strings.Builder
+	for _, r := range secret {
+		fmt.Fprintf(&out, `(?:%s|`, regexp.QuoteMeta(string(r)))
+		for _, b := range []byte(string(r)) {
+			fmt.Fprintf(&out, `%%(?:25)*(?i:%02x)`, b)
+		}
+		if r == ' ' {
+			out.WriteString(`|\+|%(?:25)*(?i:2b)`)
+		}
+		out.WriteByte(')')
+	}
+	return regexp.MustCompile(out.String())
 }

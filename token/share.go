@@ -9,56 +9,13 @@ import (
 	"time"
 )
 
-// attemptShared is a flight of a manager that shares.
-func (m *Manager) attemptShared(ctx context.Context, f *flight, s *shelf) outcome {
-	for {
-		out, err := m.attemptWith(ctx, f, s)
-		if err == nil {
-			return out
-		}
-		next := m.successor(s)
-		switch {
-		case next != nil: // its config is gone, and has closed it
-			s = next
-		case m.needs(f):
-			return m.alone(ctx, f)
-		default: // a token that lasts waits for the store to recover
-			return outcome{}
-		}
-	}
-}
+var (
+	errFleetBudget = errors.New("the gateways' own limit on token calls is reached")
+	errAlone       = errors.New("the store fails, and the gateway's own limit on token calls without it is reached")
+)
 
-// attemptWith is an attempt with one store. An error is the store's; the issuer was
-// not called then.
-func (m *Manager) attemptWith(ctx context.Context, f *flight, s *shelf) (outcome, error) {
-	news, err := m.look(ctx, s)
-	m.mu.Lock()
-	only, own := f.lookOnly, f.own
-	m.mu.Unlock()
-	switch {
-	case only:
-		m.restore(ctx, s)
-		return outcome{}, nil
-	case err != nil || news && !own:
-		return outcome{}, err
-	}
-	c, news, err := m.claim(ctx, f, s)
-	if c == nil {
-		return outcome{orphan: !news}, err
-	}
-	defer c.release()
-	force, failure, err := m.enterBooks(ctx, f, s)
-	if err != nil || failure != nil {
-		return outcome{failure: failure}, err
-	}
-	out := m.call(ctx, f, force)
-	if out.asked {
-		out = m.put(ctx, f, s, out)
-	}
-	return out, nil
-}
-
-// successor returns the store to use in place of s, or nil: s is the one.
+// successor returns the store to use in place of s, or nil: s is the one, or there is
+// none.
 func (m *Manager) successor(s *shelf) *shelf {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -68,13 +25,45 @@ func (m *Manager) successor(s *shelf) *shelf {
 	return nil
 }
 
-// alone is for when the store fails and a token is needed: the gateway gets one for
-// itself.
+// share is an attempt with a store. An error is the store's; the issuer was not called
+// then.
+func (m *Manager) share(ctx context.Context, f *flight, s *shelf) (outcome, error) {
+	news, err := m.look(s)
+	switch {
+	case f.goal.Load() == toLook:
+		m.restore(s)
+		return outcome{}, nil
+	case err != nil || news && f.goal.Load() != toAsk:
+		return outcome{}, err
+	}
+	c, news, err := m.claim(ctx, f, s)
+	if c == nil {
+		return outcome{orphan: !news}, err
+	}
+	defer c.release()
+	force, failure, err := m.enterBooks(f, s)
+	if err != nil || failure != nil {
+		return outcome{failure: failure}, err
+	}
+	out := m.call(ctx, f, force)
+	if out.asked {
+		out = m.put(f, s, out)
+	}
+	return out, nil
+}
+
+// alone is for when the store fails. A token that lasts waits for it to recover; if one
+// is needed, the gateway gets it for itself.
 func (m *Manager) alone(ctx context.Context, f *flight) outcome {
 	m.mu.Lock()
-	ok := m.fleet.alone.take(time.Now())
+	tok := m.current.Load()
+	needed := f.goal.Load() == toAsk || f.force || f.refused || !tok.usable() || tok.left() <= reserveOf(tok)
+	ok := needed && m.fleet.alone.take(time.Now())
 	m.mu.Unlock()
-	if !ok {
+	switch {
+	case !needed:
+		return outcome{}
+	case !ok:
 		return outcome{failure: budgetFailure(errAlone, nil)}
 	}
 	return m.call(ctx, f, f.force)
@@ -82,11 +71,11 @@ func (m *Manager) alone(ctx context.Context, f *flight) outcome {
 
 // enterBooks enters the call that is about to be made into the fleet's books: before
 // it is made, so that a gateway which is killed in the middle has counted it.
-func (m *Manager) enterBooks(ctx context.Context, f *flight, s *shelf) (force bool, _ *Failure, _ error) {
+func (m *Manager) enterBooks(f *flight, s *shelf) (force bool, _ *Failure, _ error) {
 	var b books
-	raw, found, err := s.load(ctx, "calls")
+	raw, found, err := m.load(s, "calls")
 	if err != nil {
-		return false, nil, m.noted(&m.fleet.readErr, err)
+		return false, nil, err
 	}
 	if found {
 		b = parseBooks(raw)
@@ -98,38 +87,28 @@ func (m *Manager) enterBooks(ctx context.Context, f *flight, s *shelf) (force bo
 	if !ok {
 		return false, budgetFailure(errFleetBudget, nil), nil
 	}
-	return force, nil, m.noted(&m.fleet.writeErr, s.save(ctx, "calls", b))
-}
-
-var errFleetBudget = errors.New("the gateways' own limit on token calls is reached")
-
-// noted takes note of how an access to the store ended, and returns that.
-func (m *Manager) noted(at *error, err error) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.noteStore(at, err)
-	return err
+	return force, nil, m.save(s, "calls", b)
 }
 
 // put stores what the issuer gave, unless somebody has stored something newer
 // meanwhile: then that is used. If it cannot be stored it is good all the same.
-func (m *Manager) put(ctx context.Context, f *flight, s *shelf, out outcome) outcome {
-	for s != nil {
-		news, err := m.look(ctx, s)
-		if news && !f.strict(m) {
+func (m *Manager) put(f *flight, s *shelf, out outcome) outcome {
+	for ; s != nil; s = m.successor(s) {
+		news, err := m.look(s)
+		if news && f.goal.Load() != toAsk {
 			return outcome{}
 		}
-		if err == nil {
-			r := m.recordOf(out)
-			if err = m.noted(&m.fleet.writeErr, s.save(ctx, "token", r)); err == nil {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				m.fleet.stored(r)
-				out.serial = r.Serial
-				return out
-			}
+		if err != nil {
+			continue
 		}
-		s = m.successor(s)
+		r := m.recordOf(out)
+		if m.save(s, "token", r) == nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.fleet.stored(r)
+			out.serial = r.Serial
+			return out
+		}
 	}
 	return out
 }
@@ -145,21 +124,14 @@ func (m *Manager) recordOf(out outcome) *record {
 	}
 }
 
-// strict reports whether the issuer must be called whatever is in the store.
-func (f *flight) strict(m *Manager) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return f.own
-}
-
 // restore puts the current token back into a store that has lost everything. One
 // that only says so, because it cannot be reached, fails to take it.
-func (m *Manager) restore(ctx context.Context, s *shelf) {
+func (m *Manager) restore(s *shelf) {
 	m.mu.Lock()
 	r, tok := m.fleet.record, m.current.Load()
 	lost := m.fleet.vanished >= 2 && r != nil && tok.usable() && tok.serial == r.Serial
 	m.mu.Unlock()
 	if lost {
-		_ = m.noted(&m.fleet.writeErr, s.save(ctx, "token", r))
+		_ = m.save(s, "token", r)
 	}
 }

@@ -389,7 +389,7 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 		looking := func() bool {
 			g.Manager.mu.Lock()
 			defer g.Manager.mu.Unlock()
-			return g.flight != nil && g.flight.lookOnly
+			return g.flight != nil && g.flight.goal.Load() == toLook
 		}
 		for !looking() {
 			time.Sleep(100 * time.Millisecond)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -39,10 +38,9 @@ type shelf struct {
 	store Store
 	key   string // without the last part
 
-	mu    sync.Mutex
-	hangs int       // accesses that were given up and have not returned
-	locks int       // likewise, waits for the lock
-	slow  time.Time // when the last access was given up; zero: none was
+	hangs atomic.Int32              // accesses that were given up and have not returned
+	locks atomic.Int32              // likewise, waits for the lock
+	slow  atomic.Pointer[time.Time] // when the last access was given up; nil: none was
 }
 
 func newShelf(store Store, digest string) *shelf {
@@ -51,80 +49,33 @@ func newShelf(store Store, digest string) *shelf {
 
 // open reports whether the store may be accessed.
 func (s *shelf) open() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	pause := slowPause
-	if s.hangs > 0 {
+	hangs, slow, pause := s.hangs.Load(), s.slow.Load(), slowPause
+	if hangs > 0 {
 		pause = probePause
 	}
-	return s.hangs < mostProbes && (s.slow.IsZero() || time.Since(s.slow) >= pause)
+	return hangs < mostProbes && (slow == nil || time.Since(*slow) >= pause)
 }
 
-func (s *shelf) count(what *int, by int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	*what += by
-}
-
-// within makes an access that may not keep to its context. It has a time limit of
-// its own, which is not the caller's.
-func within[T any](ctx context.Context, s *shelf, access func(context.Context) (T, error)) (T, error) {
-	var none T
+// access goes to the store, which may not keep to its context, and whose errors may have
+// a secret of its own in them, as in the URL of a Redis.
+func (s *shelf) access(do func(context.Context) ([]byte, error)) ([]byte, error) {
 	if !s.open() {
-		return none, errStoreHangs
+		return nil, errStoreHangs
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	type result struct {
-		value T
-		err   error
+	start := time.Now()
+	raw, err := guarded(context.Background(), storeTimeout, &s.hangs, "the store", do)
+	if now := time.Now(); now.Sub(start) >= storeTimeout {
+		s.slow.Store(&now)
 	}
-	var over atomic.Bool // for whoever comes first: it returned, or was given up
-	ch := make(chan result, 1)
-	go func() {
-		var r result
-		defer func() {
-			if p := recover(); p != nil {
-				r.err = fmt.Errorf("the store panicked: %v", p)
-			}
-			ch <- r
-			if !over.CompareAndSwap(false, true) {
-				s.count(&s.hangs, -1)
-			}
-		}()
-		r.value, r.err = access(ctx)
-	}()
-	select {
-	case r := <-ch:
-		return r.value, plain(r.err)
-	case <-ctx.Done():
-	}
-	s.mu.Lock()
-	s.slow = time.Now()
-	s.mu.Unlock()
-	select { // a store that keeps to its context says more
-	case r := <-ch:
-		return r.value, plain(r.err)
-	case <-time.After(lateAnswer):
-	}
-	if over.CompareAndSwap(false, true) {
-		s.count(&s.hangs, 1)
-	}
-	return none, fmt.Errorf("no answer within %v", storeTimeout)
-}
-
-// plain is what may be said of a store's error, which may have a secret of its own
-// in it, as in the URL of a Redis.
-func plain(err error) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return err
+		return raw, err
 	}
-	return errors.New(Redact(err.Error()))
+	return nil, errors.New(Redact(err.Error()))
 }
 
 // load reads a value; found is false if there is nothing.
-func (s *shelf) load(ctx context.Context, name string) (raw []byte, found bool, err error) {
-	raw, err = within(ctx, s, func(ctx context.Context) ([]byte, error) { return s.store.Load(ctx, s.key+name) })
+func (s *shelf) load(name string) (raw []byte, found bool, err error) {
+	raw, err = s.access(func(ctx context.Context) ([]byte, error) { return s.store.Load(ctx, s.key+name) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
 	}
@@ -135,12 +86,12 @@ func (s *shelf) load(ctx context.Context, name string) (raw []byte, found bool, 
 }
 
 // save writes a value.
-func (s *shelf) save(ctx context.Context, name string, value any) error {
+func (s *shelf) save(name string, value any) error {
 	raw, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, s, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.store.Store(ctx, s.key+name, raw) })
+	_, err = s.access(func(ctx context.Context) ([]byte, error) { return nil, s.store.Store(ctx, s.key+name, raw) })
 	if err != nil {
 		return fmt.Errorf("storing: %w", err)
 	}
@@ -151,81 +102,49 @@ func (s *shelf) save(ctx context.Context, name string, value any) error {
 type lock struct {
 	s    *shelf
 	end  context.CancelFunc // some stores hold a lock for as long as its context lasts
-	done chan error         // gets one value: whether the lock is held
-
-	mu       sync.Mutex
-	answered bool
-	held     bool
-	unwanted bool
+	done chan struct{}      // closed when err says whether the lock is held
+	err  error
 }
 
 // lock begins to wait for the lock.
-func (s *shelf) lock(ctx context.Context) *lock {
-	l := &lock{s: s, done: make(chan error, 1)}
-	ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
-	s.mu.Lock()
-	hang := s.locks >= mostProbes
-	s.mu.Unlock()
-	if hang || !s.open() {
-		l.answered = true
-		l.done <- errStoreHangs
+func (s *shelf) lock() *lock {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &lock{s: s, end: cancel, done: make(chan struct{})}
+	if s.locks.Load() >= mostProbes || !s.open() {
+		l.err = errStoreHangs
+		close(l.done)
 		return l
 	}
 	go func() {
-		err := l.acquire(ctx)
-		l.mu.Lock()
-		l.answered, l.held = true, err == nil
-		unwanted := l.unwanted
-		l.done <- err
-		l.mu.Unlock()
-		if unwanted { // it comes too late
-			s.count(&s.locks, -1)
-			l.unlock()
-		}
+		defer close(l.done)
+		defer func() {
+			if recover() != nil {
+				l.err = errors.New("the store panicked")
+			}
+		}()
+		l.err = s.store.Lock(ctx, s.key+"lock")
 	}()
 	return l
 }
 
-func (l *lock) acquire(ctx context.Context) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = errors.New("the store panicked")
-		}
-	}()
-	return l.s.store.Lock(ctx, l.s.key+"lock")
-}
-
-// release gives the lock back, now or when it comes. It may take its time if the
-// lock is held.
+// release gives the lock back, now or when it comes, and takes its time.
 func (l *lock) release() {
-	l.mu.Lock()
-	if !l.answered {
-		l.unwanted = true
-		l.s.count(&l.s.locks, 1)
-		l.mu.Unlock()
+	defer l.end()
+	select {
+	case <-l.done:
+	default: // too late for whoever wanted it
+		l.s.locks.Add(1)
 		l.end()
-		return
+		<-l.done
+		l.s.locks.Add(-1)
 	}
-	l.mu.Unlock()
-	l.unlock()
-}
-
-// unlock gives back a lock that is held.
-func (l *lock) unlock() {
-	l.mu.Lock()
-	held := l.held
-	l.held = false
-	l.mu.Unlock()
 	pause := unlockPause
-	for i := 0; held && i < unlockTries; i++ {
-		_, err := within(context.Background(), l.s, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, l.s.store.Unlock(ctx, l.s.key+"lock")
-		})
+	for i := 0; l.err == nil && i < unlockTries; i++ {
+		_, err := l.s.access(func(ctx context.Context) ([]byte, error) { return nil, l.s.store.Unlock(ctx, l.s.key+"lock") })
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			break
+			return
 		}
 		time.Sleep(pause)
 		pause = min(2*pause, unlockMost)
 	}
-	l.end()
 }

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,7 +26,7 @@ func TestTokenFailureKinds(t *testing.T) {
 		retryAfterFirstAbove time.Duration
 	}{
 		"busy":              {&ErrcodeError{-1, "system error"}, KindBusy, 6, 6 + 75, time.Minute, 0},
-		"network":           {&WireError{"connection refused", nil}, KindNetwork, 6, 6 + 75, time.Minute, 0},
+		"network":           {&Failure{Kind: KindNetwork, Err: errors.New("connection refused")}, KindNetwork, 6, 6 + 75, time.Minute, 0},
 		"timeout":           {context.DeadlineExceeded, KindTimeout, 6, 6 + 75, time.Minute, 0},
 		"HTML":              {BadReply("no JSON"), KindReply, 6, 6 + 75, time.Minute, 0},
 		"unknown errcode":   {&ErrcodeError{12345, "?"}, KindReply, 6, 6 + 75, time.Minute, 0},

@@ -4,9 +4,7 @@ package tokensource
 
 import (
 	"context"
-	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -43,37 +41,16 @@ func (*Classic) Traits() token.Traits {
 
 // Fetch implements token.Source.
 func (*Classic) Fetch(ctx context.Context, req token.Request) (token.Reply, error) {
-	reply, err := get(ctx, req, platform.WeChat.TokenPath, url.Values{
-		"grant_type": {"client_credential"}, "appid": {req.AppID}, "secret": {req.AppSecret},
-	})
-	if err != nil {
-		return token.Reply{}, withoutSecrets("requesting token", err, req.AppSecret, req.Rejected)
-	}
-	return reply, nil
-}
-
-// get asks a token endpoint that takes everything in its query.
-func get(ctx context.Context, req token.Request, path string, query url.Values) (token.Reply, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(req.BaseURL, "/")+path+"?"+query.Encode(), nil)
-	if err != nil {
-		return token.Reply{}, errURL // err quotes it
-	}
-	a, err := call(req.Client, r)
-	if err != nil {
-		return token.Reply{}, err
-	}
-	return parseReply(a)
+	query := url.Values{"grant_type": {"client_credential"}, "appid": {req.AppID}, "secret": {req.AppSecret}}
+	reply, err := request(ctx, req, platform.WeChat.TokenPath+"?"+query.Encode(), nil)
+	return reply, failed("token", err, req)
 }
 
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
 //
 //	token classic
 func (*Classic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume source name
-	if err := noArgs(d, "classic"); err != nil {
-		return err
-	}
-	return block(d, "classic")
+	return noArgs(d, "classic")
 }
 
 // Interface guards

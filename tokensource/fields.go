@@ -3,6 +3,7 @@ package tokensource
 // Tokens in JSON of any shape: which fields have the token and its expiry.
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,12 +43,8 @@ type Fields struct {
 }
 
 func (f *Fields) setDefaults() {
-	if f.TokenField == "" {
-		f.TokenField = "access_token"
-	}
-	if f.ExpiresInField == "" {
-		f.ExpiresInField = "expires_in"
-	}
+	f.TokenField = cmp.Or(f.TokenField, "access_token")
+	f.ExpiresInField = cmp.Or(f.ExpiresInField, "expires_in")
 }
 
 func (f *Fields) validate() error {

@@ -3,6 +3,7 @@ package tokensource
 // The token source file: a token that something else keeps fresh on disk.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -63,9 +65,7 @@ func (*File) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up f. It does not read the file.
 func (f *File) Provision(caddy.Context) error {
-	if f.Param == "" {
-		f.Param = "access_token"
-	}
+	f.Param = cmp.Or(f.Param, "access_token")
 	f.Fields.setDefaults()
 	var err error
 	f.path, err = resolve("path", f.Path)
@@ -108,8 +108,8 @@ func (f *File) Fetch(context.Context, token.Request) (token.Reply, error) {
 }
 
 func (f *File) read() (token.Reply, error) {
-	// Looking first and opening then would leave time to put a pipe there.
-	file, err := os.OpenFile(f.path, openFlags, 0)
+	// a pipe is not waited for
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return token.Reply{}, withoutPath(err)
 	}

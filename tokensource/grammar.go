@@ -6,6 +6,7 @@ package tokensource
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,15 +30,16 @@ func block(d *caddyfile.Dispenser, source string, options ...option) error {
 	seen := make(map[string]bool)
 	for d.NextBlock(0) {
 		name := d.Val()
-		o, ok := find(options, name)
+		at := slices.IndexFunc(options, func(o option) bool { return o.name() == name })
 		switch {
-		case !ok && len(options) == 0:
+		case at < 0 && len(options) == 0:
 			return d.Errf("unrecognized option %s of token %s; it has none", name, source)
-		case !ok:
+		case at < 0:
 			return d.Errf("unrecognized option %s of token %s; use %s", name, source, names(options))
-		case seen[name] && !o.many:
+		case seen[name] && !options[at].many:
 			return d.Errf("%s is already specified", name)
 		}
+		o := options[at]
 		seen[name] = true
 		if err := o.read(d); err != nil {
 			return d.Errf("%s: %w; write: %s", name, err, o.usage)
@@ -49,37 +51,26 @@ func block(d *caddyfile.Dispenser, source string, options ...option) error {
 	return nil
 }
 
-func find(options []option, name string) (option, bool) {
-	for _, o := range options {
-		if o.name() == name {
-			return o, true
-		}
-	}
-	return option{}, false
-}
-
 // names lists options as in `a, b or c`.
 func names(options []option) string {
-	var list strings.Builder
-	for i, o := range options {
-		switch {
-		case i == 0:
-		case i == len(options)-1:
-			list.WriteString(" or ")
-		default:
-			list.WriteString(", ")
+	list := options[0].name()
+	for i, o := range options[1:] {
+		if i == len(options)-2 {
+			list += " or " + o.name()
+		} else {
+			list += ", " + o.name()
 		}
-		list.WriteString(o.name())
 	}
-	return list.String()
+	return list
 }
 
-// noArgs refuses arguments behind the name of a source that takes none.
-func noArgs(d *caddyfile.Dispenser, source string) error {
+// noArgs reads `token <source>`, which takes no arguments, and its options.
+func noArgs(d *caddyfile.Dispenser, source string, options ...option) error {
+	d.Next() // consume source name
 	if d.NextArg() {
 		return d.Errf("token %s takes no argument %q; write: token %[1]s", source, d.Val())
 	}
-	return nil
+	return block(d, source, options...)
 }
 
 // text reads the one argument of an option.

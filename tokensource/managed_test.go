@@ -129,20 +129,30 @@ func TestManagedHints(t *testing.T) {
 		{new(WeCom), 502, ``, token.KindReply, "WeCom's token endpoint"},
 		{&Server{URL: "http://h/"}, 302, ``, token.KindReply, "the URL that it redirects to"},
 		{&Server{URL: "http://h/"}, 200, `{"code":401}`, token.KindReply, "token_field access_token"},
+		{&Server{URL: "http://h/"}, 200, `{"errcode":40164,"errmsg":"invalid ip 203.0.113.9"}`, token.KindIP, "add 203.0.113.9 to the IP whitelist"},
+		{&Server{URL: "http://h/?key=SENTINEL"}, 200, `{"errcode":40164,"errmsg":"invalid ip 203.0.113.9, SENTINEL"}`, token.KindIP, "add 203.0.113.9 to"},
+		{&Server{URL: "http://h/"}, 200, `{"errcode":61004,"errmsg":""}`, token.KindIP, "add the token server's public IP address to the IP whitelist"},
 		{&Server{URL: "http://h/"}, 200, `{"errcode":45009,"errmsg":"quota"}`, token.KindQuota, "the token server has used up its quota"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			if s, ok := tc.source.(*Server); ok {
-				mustProvision(t, s)
-			}
-			var calls atomic.Int64
-			m := manage(t, tc.source, token.Request{AppID: "wxapp", AppSecret: sentinelSecret, BaseURL: "https://h", Client: always(&calls, tc.status, tc.body)})
-			if _, err := m.Token(t.Context()); err == nil {
-				t.Error("a token")
-			}
-			if s := m.Status(); s.Failure != tc.kind || !strings.Contains(s.Hint, tc.hint) {
-				t.Errorf("got %s: %s (%s); want %s: %s", s.Failure, s.Error, s.Hint, tc.kind, tc.hint)
-			}
-		})
+		if s, ok := tc.source.(*Server); ok {
+			mustProvision(t, s)
+		}
+		if s := told(t, tc.source, tc.status, tc.body); s.Failure != tc.kind || !strings.Contains(s.Hint, tc.hint) {
+			t.Errorf("got %s: %s (%s); want %s: %s", s.Failure, s.Error, s.Hint, tc.kind, tc.hint)
+		}
 	}
+}
+
+// told returns what the operator is told of an answer that has no token.
+func told(t *testing.T, source token.Source, status int, body string) (s token.Status) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		m := manage(t, source, token.Request{AppID: "wxapp", AppSecret: sentinelSecret, BaseURL: "https://h", Client: always(&calls, status, body)})
+		if _, err := m.Token(t.Context()); err == nil {
+			t.Error("a token")
+		}
+		s = m.Status()
+	})
+	return s
 }

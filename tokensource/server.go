@@ -3,6 +3,7 @@ package tokensource
 // The token source server: a central token server of the operator's own.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,12 +74,8 @@ func (*Server) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up s. It does not call the server.
 func (s *Server) Provision(ctx caddy.Context) error {
-	if s.Method == "" {
-		s.Method = http.MethodGet
-	}
-	if s.RefreshInterval == 0 {
-		s.RefreshInterval = caddy.Duration(defaultRefresh)
-	}
+	s.Method = cmp.Or(s.Method, http.MethodGet)
+	s.RefreshInterval = cmp.Or(s.RefreshInterval, caddy.Duration(defaultRefresh))
 	s.Fields.setDefaults()
 
 	// resolved into fields that no config dump and no log shows
@@ -137,7 +134,7 @@ func (s *Server) Traits() token.Traits {
 			token.KindQuota:     "the token server has used up its quota of token calls; see there who else asks for tokens of this app",
 			token.KindSecret:    "the AppSecret that the token server has is wrong; correct it there",
 			token.KindAppID:     "the AppID that the token server asks for is wrong; correct it there, or in url, header or body",
-			token.KindIP:        "add the token server's public IP address to the IP whitelist in the WeChat admin",
+			token.KindIP:        "add {the token server's public IP address} to the IP whitelist in the WeChat admin",
 			token.KindComponent: "a third-party platform manages this account; the token server has to get the token from there",
 			token.KindConfirm:   "an administrator of the account has to confirm the token server; look for the message on WeChat",
 			token.KindDenied:    "an administrator of the account refused the token server; WeChat allows another attempt after 1 or 24 hours",
@@ -157,11 +154,7 @@ func (s *Server) expiryField() string {
 // Fetch implements token.Source.
 func (s *Server) Fetch(ctx context.Context, req token.Request) (token.Reply, error) {
 	reply, err := s.fetch(ctx, req.Client)
-	if err != nil {
-		return token.Reply{}, withoutSecrets("requesting token from token server", err,
-			append([]string{req.AppSecret, req.Rejected}, s.secrets...)...)
-	}
-	return reply, nil
+	return reply, failed("token from token server", err, req, s.secrets...)
 }
 
 func (s *Server) fetch(ctx context.Context, client *http.Client) (token.Reply, error) {

@@ -70,7 +70,7 @@ func quoteRequest(w http.ResponseWriter, r *http.Request) {
 	var said strings.Builder
 	for _, s := range sent {
 		lower := strings.NewReplacer("%2F", "%2f", "%2B", "%2b", "%3D", "%3d").Replace(url.QueryEscape(s))
-		fmt.Fprintln(&said, s, url.QueryEscape(s), lower, url.PathEscape(s))
+		fmt.Fprintln(&said, s, url.QueryEscape(s), lower, url.PathEscape(s), url.QueryEscape(url.QueryEscape(s)))
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"errcode": 40164, "errmsg": said.String()})
 }

@@ -3,11 +3,8 @@ package tokensource
 // The token source stable: WeChat's stable_token, which all may call.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -47,14 +44,6 @@ func (s *Stable) Traits() token.Traits {
 
 // Fetch implements token.Source.
 func (s *Stable) Fetch(ctx context.Context, req token.Request) (token.Reply, error) {
-	reply, err := s.fetch(ctx, req)
-	if err != nil {
-		return token.Reply{}, withoutSecrets("requesting stable token", err, req.AppSecret, req.Rejected)
-	}
-	return reply, nil
-}
-
-func (s *Stable) fetch(ctx context.Context, req token.Request) (token.Reply, error) {
 	payload, err := json.Marshal(struct {
 		GrantType    string `json:"grant_type"`
 		AppID        string `json:"appid"`
@@ -64,17 +53,8 @@ func (s *Stable) fetch(ctx context.Context, req token.Request) (token.Reply, err
 	if err != nil {
 		return token.Reply{}, err
 	}
-	// bytes.Reader gives it a Content-Length: WeChat answers 412 to a chunked one
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(req.BaseURL, "/")+"/cgi-bin/stable_token", bytes.NewReader(payload))
-	if err != nil {
-		return token.Reply{}, errURL
-	}
-	r.Header.Set("Content-Type", "application/json")
-	a, err := call(req.Client, r)
-	if err != nil {
-		return token.Reply{}, err
-	}
-	return parseReply(a)
+	reply, err := request(ctx, req, "/cgi-bin/stable_token", payload)
+	return reply, failed("stable token", err, req)
 }
 
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
@@ -83,11 +63,7 @@ func (s *Stable) fetch(ctx context.Context, req token.Request) (token.Reply, err
 //	    force_refresh
 //	}
 func (s *Stable) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume source name
-	if err := noArgs(d, "stable"); err != nil {
-		return err
-	}
-	return block(d, "stable", option{usage: "force_refresh", read: flag(&s.ForceRefresh)})
+	return noArgs(d, "stable", option{usage: "force_refresh", read: flag(&s.ForceRefresh)})
 }
 
 // Interface guards

@@ -3,8 +3,12 @@ package tokensource
 // What the token endpoints of WeChat and WeCom answer, and what is believed of it.
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +20,36 @@ import (
 // documents "a value within 7200"; should it say more, asking after two hours costs
 // nothing.
 const maxLife = 2 * time.Hour
+
+// failed says what was asked for in vain, and no secrets.
+func failed(what string, err error, req token.Request, secrets ...string) error {
+	if err == nil {
+		return nil
+	}
+	return token.WithoutSecrets(fmt.Errorf("requesting %s: %w", what, err), append([]string{req.AppSecret, req.Rejected}, secrets...)...)
+}
+
+// request asks a token endpoint, which takes everything in its query, or in JSON that is
+// posted to it.
+func request(ctx context.Context, req token.Request, target string, payload []byte) (token.Reply, error) {
+	method := http.MethodGet
+	if payload != nil {
+		method = http.MethodPost
+	}
+	// bytes.Reader gives it a Content-Length: WeChat answers 412 to a chunked one
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(req.BaseURL, "/")+target, bytes.NewReader(payload))
+	if err != nil {
+		return token.Reply{}, errURL // err quotes it
+	}
+	if payload != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	a, err := call(req.Client, r)
+	if err != nil {
+		return token.Reply{}, err
+	}
+	return parseReply(a)
+}
 
 // parseReply reads {"access_token":…,"expires_in":…} or {"errcode":…,"errmsg":…}.
 func parseReply(a answer) (token.Reply, error) {

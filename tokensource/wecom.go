@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
@@ -44,7 +43,7 @@ func (*WeCom) Traits() token.Traits {
 		Hints: map[token.Kind]string{
 			token.KindSecret:  "the secret is not the agent's; copy it again from the WeCom admin, and restart, or reload with --force if it comes from a file",
 			token.KindAppID:   "there is no such corp or agent; copy the corp_id again from the WeCom admin, and restart, or reload with --force if it comes from a file",
-			token.KindIP:      "add this machine's public IP address to the trusted addresses of the agent in the WeCom admin",
+			token.KindIP:      "add {this machine's public IP address} to the trusted addresses of the agent in the WeCom admin",
 			token.KindAccount: "the corp may not get access tokens; look for notices in the WeCom admin",
 			token.KindQuota:   "WeCom allows no more token calls for now; see who else asks for tokens of this agent, and consider share_token",
 			token.KindBusy:    "WeCom is busy; nothing to do",
@@ -57,11 +56,9 @@ func (*WeCom) Traits() token.Traits {
 // Fetch implements token.Source.
 func (*WeCom) Fetch(ctx context.Context, req token.Request) (token.Reply, error) {
 	corpID, _, _ := strings.Cut(req.AppID, "/")
-	reply, err := get(ctx, req, platform.WeCom.TokenPath, url.Values{"corpid": {corpID}, "corpsecret": {req.AppSecret}})
-	if err != nil {
-		return token.Reply{}, withoutSecrets("requesting WeCom token", classifyWeCom(err), req.AppSecret, req.Rejected)
-	}
-	return reply, nil
+	query := url.Values{"corpid": {corpID}, "corpsecret": {req.AppSecret}}
+	reply, err := request(ctx, req, platform.WeCom.TokenPath+"?"+query.Encode(), nil)
+	return reply, failed("WeCom token", classifyWeCom(err), req)
 }
 
 // classifyWeCom gives a refusal the kind that its errcode has at WeCom.
@@ -70,10 +67,7 @@ func classifyWeCom(err error) error {
 	if !errors.As(err, &refused) {
 		return err
 	}
-	f := &token.Failure{Kind: platform.WeCom.Meaning(refused.Errcode).Kind, Errcode: refused.Errcode, Err: refused}
-	if addr := errcode.AddrIn(refused.Errmsg); f.Kind == token.KindIP && addr != "" {
-		f.Hint = "add " + addr + " to the trusted addresses of the agent in the WeCom admin"
-	}
+	f := &token.Failure{Kind: platform.WeCom.Meaning(refused.Errcode).Kind, Errcode: refused.Errcode, Err: err}
 	if f.Kind == token.KindReply { // WeCom's own, but none that is known
 		f.Hint = "look errcode up in WeCom's documentation, https://developer.work.weixin.qq.com/document/path/90313"
 	}
@@ -84,11 +78,7 @@ func classifyWeCom(err error) error {
 //
 //	token wecom
 func (*WeCom) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume source name
-	if err := noArgs(d, "wecom"); err != nil {
-		return err
-	}
-	return block(d, "wecom")
+	return noArgs(d, "wecom")
 }
 
 // Interface guards

@@ -52,10 +52,8 @@ func TestWeComReplies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ask(t, new(WeCom), token.Request{AppID: "ww1/2"}, answers(200, tc.body))
-			kind, hint := kindOf(err)
-			if hint == "" {
-				hint = new(WeCom).Traits().Hints[kind]
-			}
+			kind, _ := kindOf(err)
+			hint := told(t, new(WeCom), 200, tc.body).Hint
 			if err == nil || kind != tc.kind || !strings.HasPrefix(err.Error(), "requesting WeCom token: ") ||
 				!strings.Contains(err.Error(), tc.text) || !strings.Contains(hint, tc.hint) {
 				t.Errorf("got %s: %v (%s); want %s: …%s (%s)", kind, err, hint, tc.kind, tc.text, tc.hint)
