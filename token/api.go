@@ -232,6 +232,6 @@ type Status struct {
 	StoreError string
 
 	// since the manager began; Fetches are calls to the issuer
-	Fetches, Failures, Rejections, Repeats, Forced int64
-	StoreLooks, StoreFailures                      int64
+	Fetches, Failures, Rejections int64
+	StoreLooks, StoreFailures     int64
 }

@@ -83,14 +83,13 @@ func (m *Manager) next(f *flight, tried []*Attachment, force bool) (*Attachment,
 	if slices.Contains(left, f.through) {
 		a = f.through
 	}
-	if !m.opts.calls.take(now) || f.refused && len(tried) == 0 && !m.opts.rejections.take(now) {
+	if !m.calls.take(now) || f.refused && len(tried) == 0 && !m.rejections.take(now) {
 		return nil, time.Time{}, budgetFailure(errBudget, a.traits.Hints)
 	}
 	m.lastTry = now
 	m.stats.Fetches++
 	if force {
 		m.forced = append(m.forced, now)
-		m.stats.Forced++
 	}
 	return a, now, nil
 }

@@ -172,9 +172,6 @@ func (m *Manager) publish(f *flight, out outcome) {
 	if confirmed {
 		ev.Kind = Confirmed
 	}
-	if again {
-		m.stats.Repeats++
-	}
 	if m.shelf() != nil && tok.serial == 0 { // nobody else knows it
 		if soon := time.Now().Add(m.fleet.hesitate()); soon.Before(m.nextTry) {
 			m.nextTry = soon
@@ -244,7 +241,7 @@ func (m *Manager) remember(cause *Failure) {
 	if m.failed != nil {
 		count += m.failed.count
 	}
-	until := now.Add(delay(cause.Kind, count, m.opts.jitter()))
+	until := now.Add(delay(cause.Kind, count, m.jitter()))
 	m.failed = &remembered{Failure: cause, count: count, at: now, until: until}
 	m.nextTry = until
 }

@@ -34,38 +34,22 @@ const (
 	// config before is gone.
 	proveDelay = time.Second
 
+	// All calls, for whatever reason: 60 at once and then one in 2 s, which is 43,260
+	// in a day at the worst, a tenth of stable_token's quota. It is reached only by
+	// tokens that live for seconds. A source that polls has one in 1 s.
+	callsBurst        = 60
+	callsEvery        = 2 * time.Second
+	callsEveryPolling = time.Second
+
+	// The calls that rejections cause, should every token be rejected, each a new one:
+	// 30 at once, and then one a minute, which is 1,470 in a day at the worst.
+	rejectionsBurst = 30
+	rejectionsEvery = time.Minute
+
 	// What WeChat allows of force_refresh.
 	forcedPerDay = 20
 	forcedGap    = 30 * time.Second
 )
-
-// options is the policy of a manager.
-type options struct {
-	// calls bounds all calls, for whatever reason: 60 at once and then one in 2 s,
-	// which is 43,260 in a day at the worst, a tenth of stable_token's quota. It is
-	// reached only by tokens that live for seconds. A source that polls has one in
-	// 1 s.
-	calls allowance
-
-	// rejections bounds the calls that rejections cause, should every token be
-	// rejected, each a new one: 30 at once, and then one a minute, which is 1,470
-	// in a day at the worst.
-	rejections allowance
-
-	jitter func() float64 // in [0,1); for tests
-}
-
-func defaultOptions(traits Traits) options {
-	o := options{
-		calls:      allowance{burst: 60, every: 2 * time.Second},
-		rejections: allowance{burst: 30, every: time.Minute},
-		jitter:     rand.Float64,
-	}
-	if traits.Polls {
-		o.calls.every = time.Second
-	}
-	return o
-}
 
 // Key returns a digest of the identity in hexadecimal: the same for the same
 // identity in every process, and telling nothing of it.
@@ -81,10 +65,10 @@ func (id Identity) Key() string {
 // everything else is decided under one that is never held while anything is waited
 // for. Its methods may be called from any goroutine, also after Close.
 type Manager struct {
-	opts options
-	key  string // of the identity
-	ctx  context.Context
-	end  context.CancelFunc
+	key    string // of the identity
+	ctx    context.Context
+	end    context.CancelFunc
+	jitter func() float64 // in [0,1)
 
 	current atomic.Pointer[Token] // nil: none, or rejected
 
@@ -97,9 +81,10 @@ type Manager struct {
 
 	flight  *flight // the fetch or look going on, or nil
 	timer   *time.Timer
-	starts  allowance // calls that starts of configs cause
 	nextTry time.Time // when the issuer is called again; zero: not by itself
 	lastTry time.Time
+
+	calls, rejections, starts allowance
 
 	proven  *[sha256.Size]byte // the digest of the secret that worked last
 	proveAt time.Time          // when another one is tried; zero: there is none
@@ -123,12 +108,15 @@ type remembered struct {
 
 // NewManager returns a manager of the token of id, without a token.
 func NewManager(id Identity, traits Traits) *Manager {
-	return newManager(id, defaultOptions(traits))
-}
-
-func newManager(id Identity, opts options) *Manager {
-	m := &Manager{opts: opts, key: id.Key(), ready: make(chan struct{}), fleet: newFleet()}
-	m.starts = allowance{burst: startBurst, every: startGap}
+	m := &Manager{
+		key: id.Key(), ready: make(chan struct{}), jitter: rand.Float64, fleet: newFleet(),
+		calls:      allowance{burst: callsBurst, every: callsEvery},
+		rejections: allowance{burst: rejectionsBurst, every: rejectionsEvery},
+		starts:     allowance{burst: startBurst, every: startGap},
+	}
+	if traits.Polls {
+		m.calls.every = callsEveryPolling
+	}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	return m
 }

@@ -395,7 +395,8 @@ func TestTokenRefreshMoment(t *testing.T) {
 		{time.Millisecond, minRefresh, minRefresh},
 	} {
 		for _, jitter := range []float64{0, 0.999} {
-			m := newManager(testIdentity, options{jitter: func() float64 { return jitter }})
+			m := NewManager(testIdentity, Traits{})
+			m.jitter = func() float64 { return jitter }
 			got := m.refreshIn(Reply{ExpiresIn: tc.life})
 			if got < tc.earliest || got > tc.latest {
 				t.Errorf("life %v, jitter %v: refreshed after %v, want from %v to %v", tc.life, jitter, got, tc.earliest, tc.latest)

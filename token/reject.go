@@ -63,7 +63,7 @@ func (m *Manager) rejected(t *Token, code int) (*Token, *flight, error) {
 	case m.flight != nil:
 		m.setAside(t, code, nil)
 		return nil, m.flight, nil
-	case !m.opts.rejections.has(time.Now()):
+	case !m.rejections.has(time.Now()):
 		return m.limit(t)
 	}
 	m.setAside(t, code, nil)
@@ -125,7 +125,7 @@ func (m *Manager) limit(t *Token) (*Token, *flight, error) {
 			count += m.limited.count
 		}
 		f := budgetFailure(errBudget, nil)
-		m.limited = &remembered{Failure: f, count: count, at: now, until: now.Add(delay(f.Kind, count, m.opts.jitter()))}
+		m.limited = &remembered{Failure: f, count: count, at: now, until: now.Add(delay(f.Kind, count, m.jitter()))}
 		ev := failedEvent(f, count)
 		ev.NextTry = m.nextTry
 		m.emit(ev, nil)
@@ -148,7 +148,7 @@ func (m *Manager) rejectedAgain(t *Token, code int) (*Token, *flight, error) {
 		return nil, m.flight, nil
 	case m.failed != nil || !force && now.Sub(m.repeated.asked) < m.repeated.gap:
 		return t, nil, nil
-	case !m.opts.rejections.has(now):
+	case !m.rejections.has(now):
 		return m.limit(t)
 	}
 	m.repeated.asked = now

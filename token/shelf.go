@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// storeTimeout bounds one access to the store.
-	storeTimeout = 3 * time.Second
+	// storeTimeout bounds one access to the store, and so how long a request waits
+	// because it fails: clients of databases try for longer by themselves.
+	storeTimeout = time.Second
 
 	// After an access that took too long the store is left alone for slowPause. If
 	// it does not even return, it is for probePause, and when mostProbes have not
