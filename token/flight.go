@@ -19,10 +19,9 @@ const (
 
 // flight is one fetch or look, and what those who wait for it get.
 type flight struct {
-	done     chan struct{} // closed when the rest is set
-	tok      *Token
-	err      error
-	followed *flight // wait for this one instead
+	done chan struct{} // closed when tok or err is set
+	tok  *Token
+	err  error
 
 	cancel   context.CancelFunc
 	rejected string      // the token that must not come back unasked
@@ -49,16 +48,11 @@ type outcome struct {
 
 // wait is on the caller's own context; the flight is not.
 func (f *flight) wait(ctx context.Context) (*Token, error) {
-	for {
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if f.followed == nil {
-			return f.tok, f.err
-		}
-		f = f.followed
+	select {
+	case <-f.done:
+		return f.tok, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -70,20 +64,28 @@ func (m *Manager) launch(goal int32, f *flight) (*flight, error) {
 	case !m.running():
 		return nil, m.unavailable(errNotStarted)
 	}
-	ctx, cancel := context.WithCancel(m.ctx)
-	f.done, f.cancel = make(chan struct{}), cancel
+	f.done = make(chan struct{})
 	f.goal.Store(goal)
 	m.flight = f
+	m.takeOff(f)
+	return f, nil
+}
+
+// takeOff begins an attempt of a flight, and lands it.
+func (m *Manager) takeOff(f *flight) {
+	ctx, cancel := context.WithCancel(m.ctx)
+	f.cancel = cancel
 	go func() {
 		defer cancel()
 		out := m.attempt(ctx, f)
 		m.mu.Lock()
-		m.land(f, out)
-		m.schedule()
-		m.mu.Unlock()
-		close(f.done)
+		defer m.mu.Unlock()
+		if m.land(f, out) {
+			m.flight = nil
+			m.schedule()
+			close(f.done)
+		}
 	}()
-	return f, nil
 }
 
 // attempt is what a flight does, without the lock.
@@ -105,9 +107,8 @@ func (m *Manager) attempt(ctx context.Context, f *flight) outcome {
 	return m.alone(ctx, f)
 }
 
-// land takes in what a flight has brought.
-func (m *Manager) land(f *flight, out outcome) {
-	m.flight = nil
+// land takes in what a flight has brought, and reports whether it is over.
+func (m *Manager) land(f *flight, out outcome) bool {
 	m.fleet.nextLook = time.Time{}
 	if m.shelf() != nil {
 		defer func() { m.fleet.nextLook = time.Now().Add(m.lookIn(m.current.Load())) }()
@@ -116,44 +117,50 @@ func (m *Manager) land(f *flight, out outcome) {
 	case m.closed:
 		f.err = m.unavailable(errClosed)
 	case out.orphan:
-		m.follow(f, f.rejected)
+		return m.again(f, f.rejected)
 	case out.failure != nil:
 		m.fail(f, out)
 	case out.asked && m.aside != nil && m.aside.secret == out.reply.AccessToken && f.rejected != m.aside.secret:
 		// rejected while on its way: the issuer has not been asked about it yet
-		m.follow(f, m.aside.secret)
+		return m.again(f, m.aside.secret)
 	case out.asked:
 		m.publish(f, out)
 	default:
-		m.settle(f)
+		return m.settle(f)
 	}
+	return true
 }
 
-// follow makes those who wait for f wait for another flight.
-func (m *Manager) follow(f *flight, rejected string) {
-	next := &flight{rejected: rejected, refused: f.refused || m.aside != nil}
-	if f.followed, f.err = m.launch(max(toGet, f.goal.Load()), next); f.err != nil && m.current.Load() == nil {
-		m.current.Store(m.spare())
+// again begins another attempt of f, if one can be made.
+func (m *Manager) again(f *flight, rejected string) (over bool) {
+	if !m.running() {
+		f.err = m.unavailable(errNotStarted)
+		if m.current.Load() == nil {
+			m.current.Store(m.spare())
+		}
+		return true
 	}
+	f.rejected, f.refused, f.force = rejected, f.refused || m.aside != nil, false
+	f.goal.CompareAndSwap(toLook, toGet)
+	m.takeOff(f)
+	return false
 }
 
-// settle is for a flight that did not call the issuer, and did not fail.
-func (m *Manager) settle(f *flight) {
+// settle is for an attempt that did not call the issuer, and did not fail.
+func (m *Manager) settle(f *flight) (over bool) {
 	tok := m.current.Load()
 	switch {
 	case f.goal.Load() == toAsk: // asked for when the flight was nearly over
-		m.follow(f, m.asideSecret())
-		return
+		return m.again(f, m.asideSecret())
 	case m.failed != nil && (!tok.usable() || f.refused && tok.secret == f.rejected):
 		f.err = m.unavailable(m.failed.Failure)
-		return
+		return true
 	case !tok.usable(): // rejected meanwhile, or at its end
-		m.follow(f, m.asideSecret())
-		return
+		return m.again(f, m.asideSecret())
 	}
 	f.tok = tok
 	if f.goal.Load() == toLook {
-		return
+		return true
 	}
 	if now := time.Now(); !m.nextTry.After(now) { // the store fails, and this token lasts
 		m.nextTry = now.Add(m.fleet.hesitate())
@@ -161,6 +168,7 @@ func (m *Manager) settle(f *flight) {
 			m.nextTry = last
 		}
 	}
+	return true
 }
 
 // publish makes what the issuer gave the current token.
