@@ -89,7 +89,9 @@ type Traits struct {
 	// app's id looks like.
 	Platform string
 
-	// Hints replace what the operator is told to do, by kind of failure.
+	// Hints replace what the operator is told to do, by kind of failure. In that of
+	// KindIP, an address that WeChat names takes the place of what is in braces, as in
+	// "allow {this machine's public IP address}".
 	Hints map[Kind]string
 }
 

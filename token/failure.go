@@ -59,7 +59,7 @@ var (
 	backOffDenied = backOff{5 * time.Minute, 40 * time.Minute}
 )
 
-// addressInHint is what an address that the issuer names takes the place of.
+// addressInHint is what an address that WeChat names takes the place of.
 var addressInHint = regexp.MustCompile(`\{(.*?)\}`)
 
 // kindTraits is what there is to know of a kind of failure.
@@ -158,10 +158,12 @@ func classify(err error, hints map[Kind]string) *Failure {
 		return f
 	}
 	f.Hint = cmp.Or(hints[f.Kind], traitsOf[f.Kind].hint)
-	if f.Kind == KindReply && f.Errcode != 0 && hints[f.Kind] == "" {
+	switch {
+	case f.Kind == KindReply && f.Errcode != 0 && hints[f.Kind] == "":
 		f.Hint = hintUnknownErrcode
+	case f.Kind == KindIP:
+		f.Hint = addressInHint.ReplaceAllString(f.Hint, cmp.Or(f.addr, "$1"))
 	}
-	f.Hint = addressInHint.ReplaceAllString(f.Hint, cmp.Or(f.addr, "$1"))
 	return f
 }
 
