@@ -216,3 +216,31 @@ func TestTokenRejectedWhileEndpointIsDown(t *testing.T) {
 		})
 	}
 }
+
+// A token that was handed out again is not asked about while a failure to do so is
+// remembered, though the time for it may have come.
+func TestRepeatedTokenDuringBackOff(t *testing.T) {
+	src := newIssuer()
+	src.answer = sameAgain(src)
+	begin(t, src, func(t *testing.T, m *Manager) {
+		tok, err := m.Reject(t.Context(), mustToken(t, m), 40001)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(repeatFirst)
+		src.fail(&ErrcodeError{45009, "reach max api daily quota limit"})
+		if _, err := m.Reject(t.Context(), tok, 40001); err == nil {
+			t.Fatal("the issuer was not asked")
+		}
+		calls := src.count()
+		for range 50 {
+			time.Sleep(time.Second)
+			if again, err := m.Reject(t.Context(), tok, 40001); err != nil || again != tok {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if n := src.count() - calls; n != 0 {
+			t.Errorf("%d calls during the back-off", n)
+		}
+	})
+}
