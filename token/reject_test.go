@@ -244,3 +244,42 @@ func TestRepeatedTokenDuringBackOff(t *testing.T) {
 		}
 	})
 }
+
+// Who got a token before a refresh confirmed it, and has it rejected after that, does
+// not get it again as if it were another one.
+func TestRejectedTokenWasConfirmed(t *testing.T) {
+	src := newIssuer()
+	src.answer = func(c fetchCall) (Reply, error) {
+		if c.rejected == "old" {
+			return Reply{AccessToken: "new", ExpiresIn: time.Hour}, nil
+		}
+		return Reply{AccessToken: "old", ExpiresIn: time.Hour}, nil
+	}
+	begin(t, src, func(t *testing.T, m *Manager) {
+		tok := mustToken(t, m)
+		time.Sleep(wakeGap)
+		if again, err := m.Renew(t.Context()); err != nil || again.Secret() != "old" {
+			t.Fatalf("got %v", err)
+		}
+		if next, err := m.Reject(t.Context(), tok, 40001); err != nil || next.Secret() != "new" || src.count() != 3 {
+			t.Errorf("got %v, %d calls", err, src.count())
+		}
+	})
+}
+
+// When the last config goes while a rejected token is asked about, that is left for
+// those who are still there: the rejection may have been noise.
+func TestRejectedTokenWhenConfigsAreGone(t *testing.T) {
+	src := newIssuer()
+	inTime(t, src, func(t *testing.T, m *Manager, a *Attachment) {
+		a.Start()
+		tok := mustToken(t, m)
+		time.AfterFunc(src.took/2, a.Detach)
+		if _, err := m.Reject(t.Context(), tok, 40001); err == nil {
+			t.Fatal("a token without a config")
+		}
+		if mustToken(t, m) != tok {
+			t.Error("another token")
+		}
+	})
+}
