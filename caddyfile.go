@@ -288,12 +288,14 @@ func (h *Handler) unmarshalMaxUploadSize(d *caddyfile.Dispenser) error {
 
 // checkMediaType refuses what no platform has; which one it is, is not known yet.
 func checkMediaType(d *caddyfile.Dispenser, mediaType string) error {
-	_, wechat := platform.WeChat.Limit(mediaType)
-	_, wecom := platform.WeCom.Limit(mediaType)
-	if !wechat && !wecom {
-		return d.Errf("%q is not a media type; use %s (WeCom: %s)", mediaType, platform.WeChat.TypeNames(), platform.WeCom.TypeNames())
+	var known []string
+	for _, p := range platform.All {
+		if _, ok := p.Limit(mediaType); ok {
+			return nil
+		}
+		known = append(known, p.TypeNames()+" ("+p.Name+")")
 	}
-	return nil
+	return d.Errf("%q is not a media type; use %s", mediaType, strings.Join(known, " or "))
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:

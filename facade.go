@@ -17,10 +17,7 @@ const placeholderToken = "held-by-the-gateway"
 // answerToken answers as the platform's token endpoints do. The id and secret of the
 // request are not looked at.
 func answerToken(w http.ResponseWriter, p *platform.Platform) {
-	body := `{"access_token":"` + placeholderToken + `","expires_in":7200}`
-	if p == platform.WeCom {
-		body = `{"errcode":0,"errmsg":"ok","access_token":"` + placeholderToken + `","expires_in":7200}`
-	}
+	body := `{` + p.TokenHead + `"access_token":"` + placeholderToken + `","expires_in":7200}`
 	h := w.Header()
 	h.Set("Content-Type", contentTypeJSON)
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"go.uber.org/zap"
@@ -100,10 +99,9 @@ func (a *App) provision(ctx caddy.Context, way tokenWay) (*app, error) {
 		return nil, fmt.Errorf("app: %w", err)
 	}
 	traits := source.Traits()
-	out := &app{id: appID, source: name, platform: platformOf(traits.Platform, appID), param: traits.Param}
-	if !out.platform.IsID(appID) { // it may be the secret: not to be quoted
-		return nil, fmt.Errorf("an %s of %s begins with %s; write: app <%s> [<app_secret>]", out.platform.IDName, out.platform.Name,
-			strings.Join(out.platform.IDPrefixes, " or "), out.platform.IDName)
+	out := &app{id: appID, source: name, platform: platform.Of(traits.Platform, appID), param: traits.Param}
+	if err := out.checkID(); err != nil {
+		return nil, err
 	}
 	if out.param == "" {
 		out.param = "access_token"
@@ -132,6 +130,20 @@ func (a *App) provision(ctx caddy.Context, way tokenWay) (*app, error) {
 		binding.Store = ctx.Storage()
 	}
 	return out, out.join(binding, traits)
+}
+
+// checkID refuses an id that is none of the platform's. It may be the secret, and is not
+// quoted.
+func (a *app) checkID() error {
+	p := a.platform
+	if p.IsID(a.id) {
+		return nil
+	}
+	err := fmt.Errorf("an %s of %s begins with %s; write: app <%s> [<app_secret>]", p.IDName, p.Name, strings.Join(p.IDPrefixes, " or "), p.IDName)
+	if other := platform.Of("", a.id); other != p && other.IsID(a.id) {
+		err = fmt.Errorf("%w; one of %s needs a token source of %s's, in a block: token %s", err, other.Name, other.Name, strings.ToLower(other.Name))
+	}
+	return err
 }
 
 // join attaches a binding to the process's manager for the app.
@@ -200,9 +212,6 @@ func (a *App) secret(ctx caddy.Context, repl *caddy.Replacer, out *app, traits t
 	return secret, nil
 }
 
-// hexSecret is what WeChat's AppSecrets look like.
-var hexSecret = regexp.MustCompile(`^[0-9a-fA-F]{32}$`)
-
 // warnOfSecret tells of a secret that is valid and hardly meant. Towards a sandbox on
 // this machine anything goes.
 func (a *App) warnOfSecret(logger *zap.Logger, out *app, secret string, local bool) {
@@ -213,8 +222,8 @@ func (a *App) warnOfSecret(logger *zap.Logger, out *app, secret string, local bo
 		logger.Warn("app_secret is written out in the config, where anybody who can read the config "+
 			"or the admin API sees it; use {env.*} or {file.*}", appIDField(out.id))
 	}
-	if out.platform == platform.WeChat && !hexSecret.MatchString(secret) {
-		logger.Warn("app_secret is not 32 hexadecimal digits, as WeChat's are; look for quotes, spaces or a byte order mark "+
+	if p := out.platform; p.Secret != nil && !p.Secret.MatchString(secret) {
+		logger.Warn("app_secret is not "+p.SecretWords+", as "+p.Name+"'s are; look for quotes, spaces or a byte order mark "+
 			"in the file or environment that it comes from", appIDField(out.id), zap.Int("length", len(secret)))
 	}
 }
@@ -250,16 +259,7 @@ func etagKey(secret string) []byte {
 	return digest[:]
 }
 
-// platformOf is the platform of an app: the one that its source is of, or else the one
-// that its id looks like.
-func platformOf(named, appID string) *platform.Platform {
-	if strings.EqualFold(named, platform.WeCom.Name) || strings.HasPrefix(appID, platform.WeCom.IDPrefixes[0]) {
-		return platform.WeCom
-	}
-	return platform.WeChat
-}
-
-// guessPlatform is platformOf for apps that have not been provisioned.
+// guessPlatform is the platform of apps that have not been provisioned.
 func guessPlatform(rawApps json.RawMessage) *platform.Platform {
 	var apps []struct {
 		AppID string `json:"app_id"`
@@ -268,13 +268,13 @@ func guessPlatform(rawApps json.RawMessage) *platform.Platform {
 		} `json:"token"`
 	}
 	if json.Unmarshal(rawApps, &apps) != nil || len(apps) == 0 {
-		return platform.WeChat
+		return platform.Of("", "")
 	}
 	id, err := resolve(caddy.NewReplacer(), "app_id", apps[0].AppID)
 	if err != nil {
 		id = ""
 	}
-	return platformOf(apps[0].Token.Source, id)
+	return platform.Of(apps[0].Token.Source, id)
 }
 
 // resolve replaces the placeholders of a setting; one that is not set is an

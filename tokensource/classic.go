@@ -36,7 +36,7 @@ func (*Classic) CaddyModule() caddy.ModuleInfo {
 
 // Traits implements token.Source.
 func (*Classic) Traits() token.Traits {
-	return token.Traits{Identity: "classic", NeedsSecret: true, NeedsSharing: true, AsksUpstream: true}
+	return token.Traits{Identity: "classic", NeedsSecret: true, NeedsSharing: true, AsksUpstream: true, Platform: platform.WeChat.Name}
 }
 
 // Fetch implements token.Source.

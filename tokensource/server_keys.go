@@ -137,7 +137,7 @@ const shortestKey = 16
 // an AppID or a corp's id.
 func isKey(text string) bool {
 	return slices.ContainsFunc(words(text), func(word string) bool {
-		isID := len(word) == 18 && (platform.WeChat.IsID(word) || platform.WeCom.IsID(word))
+		isID := len(word) == 18 && slices.ContainsFunc(platform.All, func(p *platform.Platform) bool { return p.IsID(word) })
 		return isLong(word) && strings.ContainsAny(word, "0123456789") && !isID
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
@@ -39,7 +40,7 @@ func (*Stable) CaddyModule() caddy.ModuleInfo {
 
 // Traits implements token.Source.
 func (s *Stable) Traits() token.Traits {
-	return token.Traits{Identity: "stable", NeedsSecret: true, MayForce: s.ForceRefresh, AsksUpstream: true}
+	return token.Traits{Identity: "stable", NeedsSecret: true, MayForce: s.ForceRefresh, AsksUpstream: true, Platform: platform.WeChat.Name}
 }
 
 // Fetch implements token.Source.

@@ -39,7 +39,7 @@ func (*WeCom) CaddyModule() caddy.ModuleInfo {
 // Traits implements token.Source.
 func (*WeCom) Traits() token.Traits {
 	return token.Traits{
-		Identity: "wecom", NeedsSecret: true, AsksUpstream: true, Platform: "wecom",
+		Identity: "wecom", NeedsSecret: true, AsksUpstream: true, Platform: platform.WeCom.Name,
 		Hints: map[token.Kind]string{
 			token.KindSecret:  "the secret is not the agent's; copy it again from the WeCom admin, and restart, or reload with --force if it comes from a file",
 			token.KindAppID:   "there is no such corp or agent; copy the corp_id again from the WeCom admin, and restart, or reload with --force if it comes from a file",

@@ -27,7 +27,7 @@ func TestWeComRequest(t *testing.T) {
 			t.Errorf("got %v, %v", reply, err)
 		}
 	}
-	if traits := new(WeCom).Traits(); traits.Identity != "wecom" || traits.Platform != "wecom" || !traits.NeedsSecret || !traits.AsksUpstream || traits.NeedsSharing || traits.MayForce {
+	if traits := new(WeCom).Traits(); traits.Identity != "wecom" || traits.Platform != "WeCom" || !traits.NeedsSecret || !traits.AsksUpstream || traits.NeedsSharing || traits.MayForce {
 		t.Errorf("traits are %+v", traits)
 	}
 }

@@ -5,6 +5,7 @@ package platform
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
@@ -23,8 +24,10 @@ type Platform struct {
 	// TokenPath is where tokens are fetched with a GET, and TokenEndpoints are the
 	// paths that an SDK asks for tokens, with the method for each. They are answered
 	// by the gateway itself when sdk_tokens is on.
+	// What stands in their answers in front of the token is TokenHead.
 	TokenPath      string
 	TokenEndpoints map[string]string
+	TokenHead      string
 
 	// MediaTypes are the types that may be uploaded with the largest media of each,
 	// in bytes, in the order in which documentation lists them.
@@ -36,6 +39,11 @@ type Platform struct {
 	// IDPrefixes are what an app_id begins with; IDName is the platform's word for it.
 	IDPrefixes []string
 	IDName     string
+
+	// Secret is what a secret looks like, and SecretWords are the words for it. Nil: not
+	// known.
+	Secret      *regexp.Regexp
+	SecretWords string
 
 	// Errcodes are those that mean something else here than in errcode's table.
 	Errcodes map[int]errcode.Meaning
@@ -61,10 +69,12 @@ var WeChat = &Platform{
 		"/cgi-bin/token":        http.MethodGet,
 		"/cgi-bin/stable_token": http.MethodPost,
 	},
-	MediaTypes: []MediaType{{"image", 10 << 20}, {"voice", 2 << 20}, {"video", 10 << 20}, {"thumb", 64 << 10}},
-	IDPrefixes: []string{"wx"},
-	IDName:     "app_id",
-	Admin:      "https://mp.weixin.qq.com",
+	MediaTypes:  []MediaType{{"image", 10 << 20}, {"voice", 2 << 20}, {"video", 10 << 20}, {"thumb", 64 << 10}},
+	IDPrefixes:  []string{"wx"},
+	IDName:      "app_id",
+	Secret:      regexp.MustCompile(`^[0-9a-fA-F]{32}$`),
+	SecretWords: "32 hexadecimal digits",
+	Admin:       "https://mp.weixin.qq.com",
 }
 
 // WeCom is 企业微信.
@@ -77,6 +87,7 @@ var WeCom = &Platform{
 	Domain:         "qyapi.weixin.qq.com",
 	TokenPath:      "/cgi-bin/gettoken",
 	TokenEndpoints: map[string]string{"/cgi-bin/gettoken": http.MethodGet},
+	TokenHead:      `"errcode":0,"errmsg":"ok",`,
 	MediaTypes:     []MediaType{{"image", 10 << 20}, {"voice", 2 << 20}, {"video", 10 << 20}, {"file", 20 << 20}},
 	SmallestMedia:  6,
 	IDPrefixes:     []string{"ww", "wx"},
@@ -90,6 +101,25 @@ var WeCom = &Platform{
 		40091:  {Class: errcode.Other, Status: http.StatusBadGateway, Kind: errcode.KindSecret},
 	},
 	Admin: "https://work.weixin.qq.com",
+}
+
+// All are the platforms. An id that is none of a platform's is taken for the first's.
+var All = []*Platform{WeChat, WeCom}
+
+// Of returns the platform of a name, in whatever case, or else the first one that an id
+// can be of.
+func Of(name, id string) *Platform {
+	for _, p := range All {
+		if strings.EqualFold(p.Name, name) {
+			return p
+		}
+	}
+	for _, p := range All {
+		if p.IsID(id) {
+			return p
+		}
+	}
+	return All[0]
 }
 
 // Meaning returns what an errcode means here.
