@@ -45,14 +45,17 @@ func TestDownloadRefusals(t *testing.T) {
 	w := newWorld(t, Options{})
 	_, id := w.upload("image", "a.jpg", jpegHead)
 	token := w.stable(false).AccessToken
+	_, corp := w.corpToken(corpID, secretA)
 	for query, want := range map[string]int{
 		"":                               41006,
 		"media_id=":                      41006,
 		"media_id=none":                  40007,
 		"media_id=" + id + "&media_id=x": 40007,
 	} {
-		if _, got := w.do("GET", "/cgi-bin/media/get?access_token="+token+"&"+query, "", nil); errcode(t, got) != want {
-			t.Errorf("%q: %s, want %d", query, got, want)
+		for _, token := range []string{token, corp.AccessToken} {
+			if _, got := w.do("GET", "/cgi-bin/media/get?access_token="+token+"&"+query, "", nil); errcode(t, got) != want {
+				t.Errorf("%q: %s, want %d", query, got, want)
+			}
 		}
 	}
 	_, body := w.do("POST", "/cgi-bin/stable_token", "", strings.NewReader(`{"grant_type":"client_credential","appid":"wx2","secret":"`+secret+`"}`))

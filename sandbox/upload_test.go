@@ -10,19 +10,47 @@ import (
 	"testing"
 )
 
+const media = `form-data; name="media"; filename="a.jpg"`
+
 func TestUploadRefusals(t *testing.T) {
 	w := newWorld(t, Options{})
-	media := `form-data; name="media"; filename="a.jpg"`
-	named := func(filename string) string { return `form-data; name="media"; filename="` + filename + `"` }
 	x := jpeg(100)
 	token := w.stable(false).AccessToken
+	_, corp := w.corpToken(corpID, secretA)
+	w.refuseForms(wechat, token, "file")
+	w.refuseForms(wecom, corp.AccessToken, "thumb")
+
+	for _, token := range []string{token, corp.AccessToken} {
+		res, got := w.do("POST", "/cgi-bin/media/upload?type=image&access_token="+token, formType, io.MultiReader(strings.NewReader(formOf(media, x))))
+		if res.StatusCode != 412 || len(got) != 0 {
+			t.Errorf("without Content-Length: %d %q", res.StatusCode, got)
+		}
+	}
+	if _, got := w.do("GET", "/cgi-bin/media/upload?type=image", "", nil); errcode(t, got) != 43002 {
+		t.Errorf("GET: %s", got)
+	}
+	if _, got := w.do("POST", "/cgi-bin/media/upload?type=image", formType, strings.NewReader(formOf(media, x))); errcode(t, got) != 41001 {
+		t.Errorf("no token: %s", got)
+	}
+	w.opts.CheckTokenFirst = true
+	if _, got := w.do("POST", "/cgi-bin/media/upload?type=nonsense&access_token="+strings.Repeat("a", 136), formType, strings.NewReader("x")); errcode(t, got) != 40001 {
+		t.Errorf("token first: %s", got)
+	}
+}
+
+// refuseForms uploads what is wrong, with a token of a platform and the name of a type
+// that only the other one has.
+func (w *world) refuseForms(p *platform, token, othersType string) {
+	w.t.Helper()
+	t, x := w.t, jpeg(100)
+	named := func(filename string) string { return `form-data; name="media"; filename="` + filename + `"` }
 	for name, tc := range map[string]struct {
 		query, contentType, body string
 		want                     int
 	}{
 		"no type":                  {"", formType, formOf(media, x), 40004},
 		"unknown type":             {"type=gif", formType, formOf(media, x), 40004},
-		"WeCom's type":             {"type=file", formType, formOf(media, x), 40004},
+		"the other's type":         {"type=" + othersType, formType, formOf(media, x), 40004},
 		"type in quotes":           {"type=%22image%22", formType, formOf(media, x), 40004},
 		"type twice":               {"type=image&type=image", formType, formOf(media, x), 40004},
 		"not a form":               {"type=image", "image/jpeg", formOf(media, x), 41005},
@@ -44,7 +72,7 @@ func TestUploadRefusals(t *testing.T) {
 		"another type's extension": {"type=image", formType, formOf(named("a.mp3"), "ID3"), 40005},
 		"no bytes":                 {"type=image", formType, formOf(media, ""), 44001},
 		"no body":                  {"type=image", formType, "", 44002},
-		"far too large":            {"type=image", formType, formOf(media, jpeg(12<<20)), 45001},
+		"far too large":            {"type=image", formType, formOf(media, jpeg(int(p.maxForm))), 45001},
 		"the largest":              {"type=image", formType, formOf(media, jpeg(10<<20)), 0},
 		"no boundary in the type":  {"type=image", "multipart/form-data", formOf(media, x), 0},
 		"only a charset":           {"type=image", "multipart/form-data; charset=ISO-8859-1", formOf(media, x), 0},
@@ -69,20 +97,6 @@ func TestUploadRefusals(t *testing.T) {
 		if errcode(t, got) != tc.want || res.StatusCode != 200 {
 			t.Errorf("%s: %d %s, want %d", name, res.StatusCode, got, tc.want)
 		}
-	}
-	res, got := w.do("POST", "/cgi-bin/media/upload?type=image&access_token="+token, formType, io.MultiReader(strings.NewReader(formOf(media, x))))
-	if res.StatusCode != 412 || len(got) != 0 {
-		t.Errorf("without Content-Length: %d %q", res.StatusCode, got)
-	}
-	if _, got := w.do("GET", "/cgi-bin/media/upload?type=image", "", nil); errcode(t, got) != 43002 {
-		t.Errorf("GET: %s", got)
-	}
-	if _, got := w.do("POST", "/cgi-bin/media/upload?type=image", formType, strings.NewReader(formOf(media, x))); errcode(t, got) != 41001 {
-		t.Errorf("no token: %s", got)
-	}
-	w.opts.CheckTokenFirst = true
-	if _, got := w.do("POST", "/cgi-bin/media/upload?type=nonsense&access_token="+strings.Repeat("a", 136), formType, strings.NewReader("x")); errcode(t, got) != 40001 {
-		t.Errorf("token first: %s", got)
 	}
 }
 

@@ -44,7 +44,8 @@ func TestStableRequest(t *testing.T) {
 	}
 }
 
-func TestStableReplies(t *testing.T) {
+// What the token endpoints of WeChat and WeCom answer is looked at in one way.
+func TestReplies(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status int
 		body   string
@@ -82,21 +83,23 @@ func TestStableReplies(t *testing.T) {
 		"redirect":            {302, goodReply, 0, token.KindReply, "status 302"},
 		"502":                 {502, goodReply, 0, token.KindReply, "status 502"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			reply, err := ask(t, new(Stable), token.Request{AppID: "wxapp", Rejected: "SENTINELrejected"}, answers(tc.status, tc.body))
-			if tc.kind == "" {
-				if err != nil || reply != (token.Reply{AccessToken: sentinelToken, ExpiresIn: tc.life}) {
-					t.Errorf("got %v, %v", reply, err)
+		for kindOfToken, source := range map[string]token.Source{"stable token": new(Stable), "token": new(Classic), "WeCom token": new(WeCom)} {
+			t.Run(name+", "+kindOfToken, func(t *testing.T) {
+				reply, err := ask(t, source, token.Request{AppID: "wxapp", Rejected: "SENTINELrejected"}, answers(tc.status, tc.body))
+				if tc.kind == "" {
+					if err != nil || reply != (token.Reply{AccessToken: sentinelToken, ExpiresIn: tc.life}) {
+						t.Errorf("got %v, %v", reply, err)
+					}
+					return
 				}
-				return
-			}
-			if err == nil {
-				t.Fatal("no error")
-			}
-			if kind, _ := kindOf(err); kind != tc.kind || !strings.Contains(err.Error(), tc.text) || !strings.HasPrefix(err.Error(), "requesting stable token: ") {
-				t.Errorf("got %s: %v; want %s: …%s", kind, err, tc.kind, tc.text)
-			}
-		})
+				if err == nil {
+					t.Fatal("no error")
+				}
+				if kind, _ := kindOf(err); kind != tc.kind || !strings.Contains(err.Error(), tc.text) || !strings.HasPrefix(err.Error(), "requesting "+kindOfToken+": ") {
+					t.Errorf("got %s: %v; want %s: …%s", kind, err, tc.kind, tc.text)
+				}
+			})
+		}
 	}
 }
 
@@ -114,9 +117,11 @@ func TestGarbage(t *testing.T) {
 	}))
 	defer torn.Close()
 	for _, url := range []string{garbage.URL, torn.URL} {
-		_, err := fetch(t, new(Stable), token.Request{AppID: "wxapp", BaseURL: url})
-		if kind, _ := kindOf(err); kind != token.KindNetwork {
-			t.Errorf("got %s: %v", kind, err)
+		for _, source := range []token.Source{new(Stable), new(Classic), new(WeCom)} {
+			_, err := fetch(t, source, token.Request{AppID: "wxapp", BaseURL: url})
+			if kind, _ := kindOf(err); kind != token.KindNetwork {
+				t.Errorf("%T got %s: %v", source, kind, err)
+			}
 		}
 	}
 }
