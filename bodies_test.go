@@ -574,7 +574,7 @@ func TestTrailersOfCallers(t *testing.T) {
 	contentType, body := form(t, "a.jpg", picture(t, 500))
 	for name, site := range map[string]string{
 		"handler": block(w.URL),
-		"bare":    "reverse_proxy " + w.URL + " {\ntransport wechat {\napp " + testAppID + " {env.TEST_WECHAT_SECRET}\n}\n}",
+		"bare":    bare(w.URL),
 	} {
 		g := startGateway(t, site)
 		w.reset()

@@ -109,45 +109,33 @@ func TestRefusalsOverHTTP2(t *testing.T) {
 	g := startTLSGateway(t, site)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
+	var all sync.WaitGroup // one by one, they would take their time
 	for name, tc := range requests {
-		var sent countingReader
-		sent.Reader = io.LimitReader(zeroes{}, 11<<20)
-		req, _ := http.NewRequest("POST", g.URL+tc.path, &sent)
-		req.ContentLength = 11 << 20
-		req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
-		if name == "not a form" {
-			req.Header.Set("Content-Type", "image/jpeg")
-		}
-		res, err := client.Do(req)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		body, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil || res.ProtoMajor != 2 || res.StatusCode != tc.status || !strings.Contains(string(body), tc.text) {
-			t.Errorf("%s: %s %d %s, %v", name, res.Proto, res.StatusCode, body, err)
-		}
+		all.Go(func() {
+			req, _ := http.NewRequest("POST", g.URL+tc.path, io.LimitReader(zeroes{}, 11<<20))
+			req.ContentLength = 11 << 20
+			req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+			if name == "not a form" {
+				req.Header.Set("Content-Type", "image/jpeg")
+			}
+			res, err := client.Do(req)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.ProtoMajor != 2 || res.StatusCode != tc.status || !strings.Contains(string(body), tc.text) {
+				t.Errorf("%s: %s %d %s, %v", name, res.Proto, res.StatusCode, body, err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 type zeroes struct{}
 
 func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-type countingReader struct {
-	io.Reader
-	mu sync.Mutex
-	n  int64
-}
-
-func (r *countingReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	r.mu.Lock()
-	r.n += int64(n)
-	r.mu.Unlock()
-	return n, err
-}
 
 // The answer is there before the upload has been sent: nobody has to wait for it.
 func TestRefusalsComeAtOnce(t *testing.T) {
@@ -233,7 +221,7 @@ func TestAbsurdLength(t *testing.T) {
 		status string
 	}{
 		"handler": {block(w.URL), "HTTP/1.1 413"},
-		"bare":    {"reverse_proxy " + w.URL + " {\ntransport wechat {\napp " + testAppID + " {env.TEST_WECHAT_SECRET}\nreplay_buffer 1MiB\n}\n}", "HTTP/1.1"},
+		"bare":    {bare(w.URL, "replay_buffer 1MiB"), "HTTP/1.1"},
 	} {
 		g := startGateway(t, tc.site)
 		for _, length := range []string{"9223372036854775807", "9223372036854775700"} {
@@ -337,7 +325,7 @@ func TestFacadeWaitsForNobody(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprint(conn, "POST /cgi-bin/stable_token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", testPlatform.TokenEndpoints[testTokenPath], testTokenPath)
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 // commandFlags parses arguments as the command does.
@@ -48,6 +50,10 @@ func TestCommand(t *testing.T) {
 		"no such file":     {args: []string{"--app-id", "wx1", "--app-secret-file", file + "x"}, want: "is not set or empty"},
 		"bad address":      {args: []string{"--sandbox", "--listen", "8080"}, want: "listen 8080: write host:port or :port"},
 		"bad type":         {args: []string{"--sandbox", "--types", "gif"}, want: `"gif" is not a media type`},
+		"WeCom":            {env: map[string]string{"WECHAT_APP_ID": testAgent, "WECHAT_APP_SECRET": secret}, args: []string{"--wecom", "--types", "image,file"}},
+		"WeCom's sandbox":  {args: []string{"--wecom", "--sandbox", "--listen", "127.0.0.1:0"}},
+		"not of WeCom":     {args: []string{"--wecom", "--sandbox", "--types", "thumb"}, want: `"thumb" is not a media type of WeCom`},
+		"not of WeChat":    {args: []string{"--sandbox", "--types", "file"}, want: `"file" is not a media type of WeChat`},
 		"account, sandbox": {args: []string{"--sandbox", "--app-id", "wx1"}, want: "leave --app-id and --app-secret-file away"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +84,11 @@ func TestCommand(t *testing.T) {
 // that was made to point here, reaches it through somebody's browser.
 func TestCommandKeepsWebPagesOut(t *testing.T) {
 	address := "127.0.0.1:" + freePort(t)
-	config, err := commandConfig(commandFlags(t, "--sandbox", "--listen", address))
+	args := []string{"--sandbox", "--listen", address}
+	if testPlatform == platform.WeCom {
+		args = append(args, "--wecom")
+	}
+	config, err := commandConfig(commandFlags(t, args...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func TestHealthChecksCarryNoToken(t *testing.T) {
 	}
 	for name, options := range map[string]string{
 		"one app":  "",
-		"selector": "app wx2 {env.TEST_WECHAT_SECRET}\napp_selector {header.X-App}",
+		"selector": appLine(otherAppID) + "\napp_selector {header.X-App}",
 	} {
 		g := startGateway(t, block(w.URL, options, "health_uri /h?x=1", "health_interval 20ms",
 			"health_upstream "+strings.TrimPrefix(health.URL, "http://")))
@@ -289,7 +289,7 @@ func proxyProtocolWechat(t testing.TB, h http.Handler) (url string) {
 // What a token call cannot take is found when the config is loaded, and no call goes
 // anywhere else.
 func TestTokenCallsThatCannotBe(t *testing.T) {
-	t.Setenv("SECRET", "0123456789abcdef0123456789abcdef")
+	t.Setenv("TEST_WECHAT_SECRET", "0123456789abcdef0123456789abcdef")
 	for name, tc := range map[string]struct{ upstreams, options string }{
 		"a placeholder of the request": {"{http.request.header.X-Host}:80", ""},
 		"a dynamic one":                {"", "dynamic a {\nname {http.request.host}\nport 80\n}"},
@@ -297,11 +297,11 @@ func TestTokenCallsThatCannotBe(t *testing.T) {
 		"the Host":                     {"http://127.0.0.1:1", "header_up Host {http.request.host}"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := validate(t, ":8080 {\nwechat_media "+tc.upstreams+" {\napp wx1 {env.SECRET}\n"+tc.options+"\n}\n}\n")
+			err := validate(t, ":8080 {\nwechat_media "+tc.upstreams+" {\n"+appLine(testAppID)+"\n"+tc.options+"\n}\n}\n")
 			if err == nil || !strings.Contains(err.Error(), "depends on the request, and a token call has none") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v", err)
 			}
-			if err := validate(t, ":8080 {\nwechat_media "+tc.upstreams+" {\napp wx1 {\ntoken file /t\n}\n"+tc.options+"\n}\n}\n"); err != nil {
+			if err := validate(t, ":8080 {\nwechat_media "+tc.upstreams+" {\napp "+testAppID+" {\ntoken file /t\n}\n"+tc.options+"\n}\n}\n"); err != nil {
 				t.Errorf("with a source that asks nobody: %v", err)
 			}
 		})
@@ -509,8 +509,7 @@ func TestCallersHeadersCountAgainstNobody(t *testing.T) {
 func TestTwoAccountsInOneRequest(t *testing.T) {
 	w := startWechat(t)
 	second := startWechat(t)
-	g := startGateway(t, block(w.URL, "handle_response {\nreverse_proxy "+second.URL+
-		" {\ntransport wechat {\napp wx2 {env.TEST_WECHAT_SECRET}\n}\n}\n}"))
+	g := startGateway(t, block(w.URL, "handle_response {\n"+strings.Replace(bare(second.URL), testAppID, otherAppID, 1)+"\n}"))
 	if res, body := g.get("/cgi-bin/media/get?media_id=abc"); res.StatusCode != 200 || !strings.Contains(string(body), "40007") {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
@@ -520,9 +519,9 @@ func TestTwoAccountsInOneRequest(t *testing.T) {
 		}
 	}
 
-	g = startGateway(t, block(w.URL, "handle_response {\n"+strings.Replace(block(second.URL), testAppID, "wx2", 1)+"\n}")+
+	g = startGateway(t, block(w.URL, "handle_response {\n"+strings.Replace(block(second.URL), testAppID, otherAppID, 1)+"\n}")+
 		"\nheader >X-App {http.wechat_media.app_id}")
-	if res, _ := g.get("/cgi-bin/media/get?media_id=abc"); res.Header.Get("X-App") != "wx2" {
+	if res, _ := g.get("/cgi-bin/media/get?media_id=abc"); res.Header.Get("X-App") != otherAppID {
 		t.Errorf("the placeholder says %q", res.Header.Get("X-App"))
 	}
 }
@@ -531,7 +530,7 @@ func TestTwoAccountsInOneRequest(t *testing.T) {
 // caches make of it, and cannot be made up.
 func TestETags(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}", "app_selector {header.X-App}", "cache_control max-age=60"))
+	g := startGateway(t, block(w.URL, appLine(otherAppID), "app_selector {header.X-App}", "cache_control max-age=60"))
 	content := picture(t, 1000)
 	res, reply := g.upload("/media", "a.jpg", content)
 	id := uploaded(t, res, reply)
@@ -557,7 +556,7 @@ func TestETags(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ method, target, app, match string }{
 		"another id":         {"GET", "/media/" + strings.Repeat("x", 64), "", etag},
-		"another app":        {"GET", "/media/" + id, "wx2", etag},
+		"another app":        {"GET", "/media/" + id, otherAppID, etag},
 		"made up":            {"GET", "/media/" + id, "", `"get-` + id + `"`},
 		"POST":               {"POST", "/cgi-bin/media/get?media_id=" + id, "", etag},
 		"* for what is gone": {"GET", "/media/" + strings.Repeat("x", 64), "", "*"},
@@ -586,16 +585,16 @@ func TestTinyTimeouts(t *testing.T) {
 	}
 }
 
-// WeChat's own host without TLS earns a warning, however it is configured.
+// The platform's own host without TLS earns a warning, however it is configured.
 func TestWarningOfPlainHosts(t *testing.T) {
 	g := startGateway(t, "respond ok")
 	config := `{"admin":{"disabled":true},"logging":{"logs":{"default":{"writer":{"output":"test_memory"}}}},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:` + g.port + `"],
-		"routes":[{"handle":[{"handler":"wechat_media","reverse_proxy":{"upstreams":[{"dial":"api.weixin.qq.com:443"}],
-		"transport":{"protocol":"wechat","apps":[{"app_id":"wx1","token":{"source":"file","path":"/t"}}]}}}]}]}}}}}`
+		"routes":[{"handle":[{"handler":"wechat_media","reverse_proxy":{"upstreams":[{"dial":"` + testPlatform.Hosts[0] + `"}],
+		"transport":{"protocol":"wechat","apps":[{"app_id":"` + testAppID + `","token":{"source":"file","path":"/t"}}]}}}]}]}}}}}`
 	if err := validateJSON(t, []byte(config)); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(loggedSoFar(), "secrets and tokens go to WeChat in the clear") {
+	if !strings.Contains(loggedSoFar(), "secrets and tokens go to "+testPlatform.Name+" in the clear") {
 		t.Error("no warning")
 	}
 }

@@ -10,15 +10,36 @@ import (
 
 const testMediaID = "bUQq8F1Gq8vS0fXxYwN2nJ4r6p-Lk_tz0123456789abcdefghijklmnopqrstuv"
 
+type parseCase struct {
+	method, target string
+	mounts         string
+	want           call
+	status         int // of the refusal; 0 for none
+	errcode        int
+	allow          string
+}
+
+// facadeCases are requests of SDKs that ask for a token.
+func facadeCases() []parseCase {
+	if testPlatform == platform.WeCom {
+		return []parseCase{
+			{method: "GET", target: "/cgi-bin/gettoken?corpid=a&corpsecret=b", want: call{endpoint: endpointToken, method: "GET"}},
+			{method: "POST", target: "/cgi-bin/gettoken", status: 405, errcode: 43001, allow: "GET"},
+			{method: "GET", target: "/cgi-bin/token?appid=a&secret=b", status: 404, errcode: 40066},
+			{method: "POST", target: "/cgi-bin/stable_token", status: 404, errcode: 40066},
+		}
+	}
+	return []parseCase{
+		{method: "GET", target: "/cgi-bin/token?appid=a&secret=b", want: call{endpoint: endpointToken, method: "GET"}},
+		{method: "POST", target: "/cgi-bin/token", status: 405, errcode: 43001, allow: "GET"},
+		{method: "POST", target: "/cgi-bin/stable_token", want: call{endpoint: endpointStableToken, method: "POST"}},
+		{method: "GET", target: "/cgi-bin/stable_token", status: 405, errcode: 43002, allow: "POST"},
+		{method: "GET", target: "/cgi-bin/gettoken?corpid=a&corpsecret=b", status: 404, errcode: 40066},
+	}
+}
+
 func TestParseCall(t *testing.T) {
-	for _, tc := range []struct {
-		method, target string
-		mounts         string
-		want           call
-		status         int // of the refusal; 0 for none
-		errcode        int
-		allow          string
-	}{
+	for _, tc := range append(facadeCases(), []parseCase{
 		// downloads
 		{method: "GET", target: "/media/" + testMediaID, want: call{endpointGet, "GET", testMediaID, ""}},
 		{method: "HEAD", target: "/media/" + testMediaID, want: call{endpointGet, "HEAD", testMediaID, ""}},
@@ -85,11 +106,6 @@ func TestParseCall(t *testing.T) {
 		{method: "OPTIONS", target: "/cgi-bin/media/upload", status: 405, errcode: 43002, allow: "POST"},
 		{method: "OPTIONS", target: "/cgi-bin/media/get?media_id=abc", status: 405, errcode: 43001, allow: "GET, HEAD, POST"},
 
-		// the façade for SDKs
-		{method: "GET", target: "/cgi-bin/token?appid=a&secret=b", want: call{endpoint: endpointToken, method: "GET"}},
-		{method: "POST", target: "/cgi-bin/stable_token", want: call{endpoint: endpointStableToken, method: "POST"}},
-		{method: "GET", target: "/cgi-bin/stable_token", status: 405, errcode: 43002, allow: "POST"},
-
 		// everything else of WeChat's
 		{method: "GET", target: "/cgi-bin/user/info?openid=x", status: 404, errcode: 40066},
 		{method: "POST", target: "/cgi-bin/message/custom/send", status: 404, errcode: 40066},
@@ -105,12 +121,12 @@ func TestParseCall(t *testing.T) {
 		{method: "GET", target: "/%63gi-bin/user/get", status: 404, errcode: 40066},
 		{method: "GET", target: "/cgi-bin;x/user/get", status: 404, errcode: 40066},
 		{method: "GET", target: "/cgi-bin/user/cgi-bin/media/get?media_id=abc", status: 404, errcode: 40066},
-	} {
+	}...) {
 		u, err := url.ParseRequestURI(tc.target)
 		if err != nil {
 			t.Fatalf("%s: %v", tc.target, err)
 		}
-		got, refused := parseCall(platform.WeChat, strings.Fields(tc.mounts), tc.method, u)
+		got, refused := parseCall(testPlatform, strings.Fields(tc.mounts), tc.method, u)
 		switch {
 		case tc.status == 0 && refused != nil:
 			t.Errorf("%s %s: refused: %v", tc.method, tc.target, refused)
@@ -179,19 +195,21 @@ func FuzzParseCall(f *testing.F) {
 		if err != nil {
 			return // net/http refuses it
 		}
-		c, refused := parseCall(platform.WeChat, nil, method, u)
-		if refused != nil {
-			if refused.status < 400 || refused.status > 499 {
-				t.Fatalf("refused with status %d", refused.status)
+		for _, p := range []*platform.Platform{platform.WeChat, platform.WeCom} {
+			c, refused := parseCall(p, nil, method, u)
+			if refused != nil {
+				if refused.status < 400 || refused.status > 499 {
+					t.Fatalf("refused with status %d", refused.status)
+				}
+				continue
 			}
-			return
-		}
-		if c.endpoint == endpointToken || c.endpoint == endpointStableToken {
-			return // answered here
-		}
-		checkUpstreamTarget(t, c.method, c.uri(), nil)
-		if c.endpoint != endpointUpload && !validMediaID(c.mediaID) {
-			t.Fatalf("media_id %q", c.mediaID)
+			if c.endpoint == endpointToken || c.endpoint == endpointStableToken {
+				continue // answered here
+			}
+			checkUpstreamTarget(t, c.method, c.uri(), nil)
+			if c.endpoint != endpointUpload && !validMediaID(c.mediaID) {
+				t.Fatalf("media_id %q", c.mediaID)
+			}
 		}
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 // uploaded returns the media_id of an upload's answer.
@@ -39,7 +39,7 @@ func uploaded(t testing.TB, res *http.Response, body []byte) string {
 func TestUploadAndDownload(t *testing.T) {
 	w := startWechat(t)
 	g := startGateway(t, block(w.URL))
-	for _, size := range []int{3, 16<<10 - 1, 16 << 10, 16<<10 + 1, 339_721, 1 << 20, 10 << 20} {
+	for _, size := range []int{max(3, int(testPlatform.SmallestMedia)), 16<<10 - 1, 16 << 10, 16<<10 + 1, 339_721, 1 << 20, 10 << 20} {
 		content := picture(t, size)
 		contentType, body := form(t, "photo.jpg", content)
 		for _, target := range []string{"/media", "/media?type=image", "/cgi-bin/media/upload?access_token=mine&type=image"} {
@@ -57,18 +57,18 @@ func TestUploadAndDownload(t *testing.T) {
 
 			for _, target := range []string{"/media/" + id, "/cgi-bin/media/get?media_id=" + id} {
 				res, back := g.get(target)
-				checkMedia(t, res, id, size)
+				checkMedia(t, res, id, "photo.jpg", size)
 				if !bytes.Equal(back, content) {
 					t.Fatalf("GET %s: the bytes differ", target)
 				}
 				res, none := g.do("HEAD", target, nil, nil)
-				checkMedia(t, res, id, size)
+				checkMedia(t, res, id, "photo.jpg", size)
 				if len(none) != 0 {
 					t.Errorf("HEAD %s has a body", target)
 				}
 			}
 			res, back := g.do("POST", "/cgi-bin/media/get?media_id="+id, nil, strings.NewReader("x=y"))
-			checkMedia(t, res, id, size)
+			checkMedia(t, res, id, "photo.jpg", size)
 			if !bytes.Equal(back, content) {
 				t.Fatal("POST media/get: the bytes differ")
 			}
@@ -76,12 +76,17 @@ func TestUploadAndDownload(t *testing.T) {
 	}
 }
 
-// checkMedia holds a download's headers against those that WeChat documents.
-func checkMedia(t testing.TB, res *http.Response, id string, size int) {
+// checkMedia holds a download's headers against those that WeChat documents, or WeCom,
+// which names a file as it was uploaded.
+func checkMedia(t testing.TB, res *http.Response, id, filename string, size int) {
 	t.Helper()
+	disposition := `attachment; filename="` + id + `.jpg"`
+	if testPlatform == platform.WeCom {
+		disposition = `attachment; filename*=utf-8''` + filename + `; filename="` + filename + `"`
+	}
 	for name, want := range map[string]string{
 		"Content-Type":        "image/jpeg",
-		"Content-Disposition": `attachment; filename="` + id + `.jpg"`,
+		"Content-Disposition": disposition,
 		"Content-Length":      strconv.Itoa(size),
 		"Cache-Control":       "no-cache, must-revalidate",
 	} {
@@ -193,7 +198,7 @@ func TestRefusals(t *testing.T) {
 	_, large := form(t, "a.jpg", picture(t, 300_000))
 	of := func(b []byte) func() io.Reader { return func() io.Reader { return bytes.NewReader(b) } }
 	chunked := func() io.Reader { return io.MultiReader(bytes.NewReader(large)) }
-	options := []string{"types image voice", "max_upload_size image 200KB", "app wx2 {env.TEST_WECHAT_SECRET}", "app_selector {query.appid}"}
+	options := []string{"types image voice", "max_upload_size image 200KB", appLine(otherAppID), "app_selector {query.appid}"}
 	cases := []struct {
 		name, method, target string
 		header               http.Header
@@ -214,7 +219,7 @@ func TestRefusals(t *testing.T) {
 		{name: "wrong method", method: "DELETE", target: "/media/abc", status: 405, errcode: 43001, want: map[string]string{"Allow": "GET, HEAD, POST"}},
 		{name: "GET on upload", method: "GET", target: "/cgi-bin/media/upload", status: 405, errcode: 43002, want: map[string]string{"Allow": "POST"}},
 		{name: "no such endpoint", method: "GET", target: "/cgi-bin/user/info", status: 404, errcode: 40066},
-		{name: "tokens", method: "GET", target: "/cgi-bin/token?appid=x&secret=y", status: 404, errcode: 40066},
+		{name: "tokens", method: "GET", target: testPlatform.TokenPath + "?appid=x&secret=y", status: 404, errcode: 40066},
 	}
 
 	open := func(body func() io.Reader) io.Reader {
@@ -277,6 +282,10 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestNoTokenToBeHad(t *testing.T) {
+	answer := `{"errcode":40164,"errmsg":"invalid ip 203.0.113.9 ipv6 ::ffff:203.0.113.9, not in whitelist rid: 1-2-3"}`
+	if testPlatform == platform.WeCom {
+		answer = `{"errcode":60020,"errmsg":"not allow to access from your ip, hint: [1-2], from ip: 203.0.113.9, more info at https://example.com"}`
+	}
 	var media, tokens int
 	var mu sync.Mutex
 	up := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -284,7 +293,7 @@ func TestNoTokenToBeHad(t *testing.T) {
 		defer mu.Unlock()
 		if strings.HasSuffix(r.URL.Path, "token") {
 			tokens++
-			io.WriteString(rw, `{"errcode":40164,"errmsg":"invalid ip 203.0.113.9 ipv6 ::ffff:203.0.113.9, not in whitelist rid: 1-2-3"}`)
+			io.WriteString(rw, answer)
 			return
 		}
 		media++
@@ -436,7 +445,7 @@ func TestTokenSurvivesReloads(t *testing.T) {
 		if err := g.tryLoad(block(w.URL, "types nonsense")); err == nil {
 			t.Error("nonsense was loaded")
 		}
-		if err := g.tryLoad(block(w.URL, "app wx2 {env.NO_SUCH_VARIABLE}")); err == nil {
+		if err := g.tryLoad(block(w.URL, strings.Replace(appLine(otherAppID), "TEST_WECHAT_SECRET", "NO_SUCH_VARIABLE", 1))); err == nil {
 			t.Error("a config without its secret was loaded")
 		}
 		g.get("/media/abc")
@@ -496,7 +505,7 @@ func TestRejectedTokenOfHEAD(t *testing.T) {
 	id := uploaded(t, res, reply)
 	w.revoke()
 	res, _ = g.do("HEAD", "/media/"+id, nil, nil)
-	checkMedia(t, res, id, len(content))
+	checkMedia(t, res, id, "a.jpg", len(content))
 }
 
 // WeChat that rejects every token must not be asked for ever.
@@ -528,15 +537,15 @@ func TestRejectionHasAnEnd(t *testing.T) {
 
 func TestAppSelector(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}", "app_selector {header.X-Wechat-Appid}"))
-	for _, id := range []string{"", testAppID, "wx2"} {
+	g := startGateway(t, block(w.URL, appLine(otherAppID), "app_selector {header.X-Wechat-Appid}"))
+	for _, id := range []string{"", testAppID, otherAppID} {
 		contentType, body := form(t, "a.jpg", picture(t, 100))
 		header := http.Header{"Content-Type": {contentType}, "X-Wechat-Appid": {id}}
 		res, reply := g.do("POST", "/media", header, bytes.NewReader(body))
 		media := uploaded(t, res, reply)
-		for _, other := range []string{"", testAppID, "wx2"} {
+		for _, other := range []string{"", testAppID, otherAppID} {
 			res, _ := g.do("GET", "/media/"+media, http.Header{"X-Wechat-Appid": {other}}, nil)
-			same := (other == "wx2") == (id == "wx2")
+			same := (other == otherAppID) == (id == otherAppID)
 			if isMedia := res.Header.Get("Content-Disposition") != ""; isMedia != same {
 				t.Errorf("uploaded for %q, downloaded for %q: %v", id, other, isMedia)
 			}
@@ -544,7 +553,7 @@ func TestAppSelector(t *testing.T) {
 	}
 
 	// a placeholder that does not exist must not mean the first app
-	g.load(block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}", "app_selector {headers.X-Wechat-Appid}"))
+	g.load(block(w.URL, appLine(otherAppID), "app_selector {headers.X-Wechat-Appid}"))
 	if res, body := g.get("/media/abc"); res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "40013") {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
@@ -552,24 +561,30 @@ func TestAppSelector(t *testing.T) {
 
 // What is valid and hardly meant is in the log, and why a token cannot be fetched.
 func TestWarnings(t *testing.T) {
-	g := startGateway(t, "wechat_media http://127.0.0.1:1 {\napp wx1 {env.TEST_WECHAT_SECRET}\napp wx2 written-out\n}")
+	writtenOut := strings.Replace(appLine(otherAppID), "{env.TEST_WECHAT_SECRET}", "written-out", 1)
+	g := startGateway(t, block("http://127.0.0.1:1", writtenOut))
 	if strings.Contains(loggedSoFar(), "app_secret") {
 		t.Error("a warning of a secret for a sandbox on this machine")
 	}
 	if res, _ := g.get("/media/abc"); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("status %d", res.StatusCode)
 	}
-	if err := g.tryLoad("wechat_media api.weixin.qq.com {\napp wx1 {\ntoken file /no/such/file\n}\n}"); err != nil {
+	host, _, _ := net.SplitHostPort(testPlatform.Hosts[0])
+	if err := g.tryLoad("wechat_media " + host + " {\napp " + testAppID + " {\ntoken file /no/such/file\n}\n}"); err != nil {
 		t.Error(err)
 	}
-	if err := g.tryLoad("wechat_media https://wechat.example {\napp wx1 written-out {\ntoken server http://127.0.0.1:1/t\n}\n}"); err != nil {
+	if err := g.tryLoad("wechat_media https://wechat.example {\napp " + testAppID + " written-out {\ntoken server http://127.0.0.1:1/t\n}\n}"); err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"only the first of several apps can be used", "app_secret is written out", "app_secret is not 32 hexadecimal digits",
-		"connect: connection refused", "secrets and tokens go to WeChat in the clear"} {
+	for _, want := range []string{"only the first of several apps can be used", "app_secret is written out",
+		"connect: connection refused", "secrets and tokens go to " + testPlatform.Name + " in the clear"} {
 		if !strings.Contains(loggedSoFar(), want) {
 			t.Errorf("the log does not say: %s", want)
 		}
+	}
+	// what WeChat's secrets look like is known
+	if got := strings.Contains(loggedSoFar(), "app_secret is not 32 hexadecimal digits"); got != (testPlatform == platform.WeChat) {
+		t.Errorf("a warning of a secret that does not look like one: %v", got)
 	}
 }
 
@@ -629,8 +644,8 @@ func TestSDKTokens(t *testing.T) {
 	g := startGateway(t, block(w.URL, "sdk_tokens"))
 	g.get("/media/warm-up")
 	w.reset()
-	for method, target := range map[string]string{"GET": "/cgi-bin/token?appid=a&secret=b", "POST": "/cgi-bin/stable_token"} {
-		res, reply := g.do(method, target, nil, nil)
+	for target, method := range testPlatform.TokenEndpoints {
+		res, reply := g.do(method, target+"?appid=a&secret=b", nil, nil)
 		var token struct {
 			AccessToken string `json:"access_token"`
 			ExpiresIn   int    `json:"expires_in"`
@@ -745,7 +760,7 @@ func TestSecrets(t *testing.T) {
 	record(g.get("/media/" + id))
 	w.down(false)
 	w.revoke()
-	w.Busy(sandbox.StableToken, 1)
+	w.Busy(testTokenEndpoint, 1)
 	record(g.get("/media/" + id))
 	record(g.get("/media/" + id))
 	// its own token of a caller gets into the access log with the request's URI,
@@ -820,11 +835,7 @@ func TestTokenIsFetchedWhenTheConfigHasStarted(t *testing.T) {
 // The bare transport puts the token in for any API and gathers and replays too.
 func TestBareTransport(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, `reverse_proxy `+w.URL+` {
-		transport wechat {
-			app `+testAppID+` {env.TEST_WECHAT_SECRET}
-		}
-	}`)
+	g := startGateway(t, bare(w.URL))
 	content := picture(t, 100_000)
 	contentType, body := form(t, "a.jpg", content)
 	for range 2 {

@@ -30,17 +30,21 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
 const testSecret = "sentinel-app-secret-0123456789abcdef"
 
-// The platform that the tests run for: WeChat, but for those of TestOnWeCom.
+// The platform that the tests run for: WeChat, but while TestOnWeCom runs them.
 var (
-	testAppID     = "wx0123456789abcdef"
-	testTokenPath = "/cgi-bin/stable_token"
-	testSource    = ""
+	testPlatform      = platform.WeChat
+	testAppID         = "wx0123456789abcdef"
+	otherAppID        = "wx2"
+	testSource        = "stable"
+	testTokenPath     = "/cgi-bin/stable_token"
+	testTokenEndpoint = sandbox.StableToken
 )
 
 func init() {
@@ -315,7 +319,25 @@ func upstream(t testing.TB, h http.Handler) *httptest.Server {
 
 // block is a wechat_media directive for the test app with more options.
 func block(upstreams string, options ...string) string {
-	return "wechat_media " + upstreams + " {\n\tapp " + testAppID + " {env.TEST_WECHAT_SECRET}" + testSource + "\n\t" + strings.Join(options, "\n\t") + "\n}"
+	return "wechat_media " + upstreams + " {\n\t" + appLine(testAppID) + "\n\t" + strings.Join(options, "\n\t") + "\n}"
+}
+
+// bare is a reverse_proxy with nothing of the plugin's but the transport, which has
+// more options.
+func bare(upstream string, options ...string) string {
+	return "reverse_proxy " + upstream + " {\ntransport wechat {\n" + appLine(testAppID) + "\n" + strings.Join(options, "\n") + "\n}\n}"
+}
+
+// appLine configures an app, with the source of its platform and what else its block has.
+func appLine(id string, options ...string) string {
+	if testSource != "stable" { // which need not be named
+		options = append(options, "token "+testSource)
+	}
+	line := "app " + id + " {env.TEST_WECHAT_SECRET}"
+	if len(options) > 0 {
+		line += " {\n" + strings.Join(options, "\n") + "\n}"
+	}
+	return line
 }
 
 // wechat is the sandbox behind a recorder of everything that reaches it.
@@ -340,9 +362,9 @@ type seen struct {
 
 // testAccounts are the sandbox's, of the platform that the tests run for.
 func testAccounts() sandbox.Options {
-	accounts := map[string]string{testAppID: testSecret, "wx2": testSecret}
-	if testSource != "" {
-		return sandbox.Options{Corps: map[string]string{testAppID: testSecret}, KeepAlive: true}
+	accounts := map[string]string{testAppID: testSecret, otherAppID: testSecret}
+	if testPlatform == platform.WeCom {
+		return sandbox.Options{Corps: accounts, KeepAlive: true}
 	}
 	return sandbox.Options{Apps: accounts, KeepAlive: true}
 }
@@ -383,9 +405,7 @@ func (w *wechat) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func (w *wechat) revoke() {
 	w.RevokeTokens(testAppID)
-	if testSource == "" {
-		w.RevokeTokens("wx2")
-	}
+	w.RevokeTokens(otherAppID)
 }
 func (w *wechat) currentToken() string { return w.CurrentToken(testAppID) }
 

@@ -97,14 +97,15 @@ func serve(t testing.TB, h caddyhttp.MiddlewareHandler, r *http.Request) {
 	}
 }
 
-const (
-	gatewayConfig = `{"reverse_proxy":{"upstreams":[{"dial":"127.0.0.1:1"}],"transport":{"protocol":"wechat",
-		"apps":[{"app_id":"wx0123456789abcdef","app_secret":"{env.TEST_WECHAT_SECRET}"}]}}}`
-	// what the gateway is built on, with the same settings
-	proxyConfig = `{"upstreams":[{"dial":"127.0.0.1:1"}],"transport":{"protocol":"http","versions":["1.1"],"compression":false,
+func gatewayConfig() string {
+	return `{"reverse_proxy":{"upstreams":[{"dial":"127.0.0.1:1"}],"transport":{"protocol":"wechat",
+		"apps":[{"app_id":"` + testAppID + `","app_secret":"{env.TEST_WECHAT_SECRET}","token":{"source":"` + testSource + `"}}]}}}`
+}
+
+// what the gateway is built on, with the same settings
+const proxyConfig = `{"upstreams":[{"dial":"127.0.0.1:1"}],"transport":{"protocol":"http","versions":["1.1"],"compression":false,
 		"keep_alive":{"max_idle_conns_per_host":512}},"headers":{"request":{"set":{"Host":["{http.reverse_proxy.upstream.hostport}"]},
 		"delete":["Via","X-Forwarded-For","X-Forwarded-Proto","X-Forwarded-Host"]}}}`
-)
 
 func download(target string) *http.Request {
 	r := httptest.NewRequest("GET", target, nil)
@@ -124,7 +125,7 @@ func TestAllocationsOfADownload(t *testing.T) {
 		}
 		return least
 	}
-	gateway := allocations(provisioned(t, "http.handlers.wechat_media", gatewayConfig), gatewayTarget)
+	gateway := allocations(provisioned(t, "http.handlers.wechat_media", gatewayConfig()), gatewayTarget)
 	proxy := allocations(provisioned(t, "http.handlers.reverse_proxy", proxyConfig), proxyTarget)
 	t.Logf("%.0f, and %.0f of the proxy", gateway, proxy)
 	if gateway > proxy+10 {
@@ -141,7 +142,7 @@ var (
 // the proxy that it is built on. The difference is the gateway's own code.
 func BenchmarkDownload(b *testing.B) {
 	b.Run("gateway", func(b *testing.B) {
-		benchmarkServe(b, provisioned(b, "http.handlers.wechat_media", gatewayConfig), gatewayTarget)
+		benchmarkServe(b, provisioned(b, "http.handlers.wechat_media", gatewayConfig()), gatewayTarget)
 	})
 	b.Run("reverse_proxy", func(b *testing.B) {
 		benchmarkServe(b, provisioned(b, "http.handlers.reverse_proxy", proxyConfig), proxyTarget)

@@ -92,7 +92,7 @@ func TestMetrics(t *testing.T) {
 	g.get("/media/" + id)
 	grew(1, requests("get", "truncated", testAppID))
 	grew(1, requests("get", "unreachable", testAppID))
-	if _, ok := before[`caddy_wechat_token_fetches_total{app="`+testAppID+`",result="ip_not_allowed",source="stable"}`]; !ok {
+	if _, ok := before[`caddy_wechat_token_fetches_total{app="`+testAppID+`",result="ip_not_allowed",source="`+testSource+`"}`]; !ok {
 		t.Error("what has not happened yet is not counted as 0")
 	}
 
@@ -109,13 +109,29 @@ func TestMetrics(t *testing.T) {
 	}
 
 	// an app that is gone must not look like one without a token
-	g.load("metrics /metrics\n" + strings.Replace(block(w.URL), testAppID, "wx2", 1))
+	g.load("metrics /metrics\n" + strings.Replace(block(w.URL), testAppID, otherAppID, 1))
 	g.get("/media/none")
 	for name := range g.scrape() {
 		if strings.HasPrefix(name, `caddy_wechat_token_expiry_timestamp_seconds{app="`+testAppID) {
 			t.Error("the expiry of an app's token outlives the app")
 		}
 	}
+}
+
+// ownErrcodes are those of one platform that the other one has nothing to say with, and
+// what becomes of them.
+func ownErrcodes() map[int]struct {
+	class  string
+	status int
+} {
+	type meaning = struct {
+		class  string
+		status int
+	}
+	if testPlatform == platform.WeCom {
+		return map[int]meaning{60020: {"account", 403}, 45033: {"quota", 429}, 830002: {"request", 413}}
+	}
+	return map[int]meaning{60020: {"other", 502}, 45033: {"other", 502}, 830002: {"other", 502}}
 }
 
 func TestErrcodeClass(t *testing.T) {
@@ -138,9 +154,12 @@ func TestErrcodeClass(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(classes)); !slices.Equal(got, slices.Sorted(slices.Values(requestClasses))) {
 		t.Errorf("requestClasses are not %q", got)
 	}
+	for code, class := range ownErrcodes() {
+		classes[class.class] = append(classes[class.class], &exchange{status: 200, verdict: verdict{errcode: code}})
+	}
 	for want, exchanges := range classes {
 		for _, ex := range exchanges {
-			ex.transport = &Transport{platform: platform.WeChat}
+			ex.transport = &Transport{platform: testPlatform}
 			if got := errcodeClass(ex); got != want {
 				t.Errorf("%+v %+v: %s, want %s", ex.verdict, ex.refusal, got, want)
 			}
@@ -167,7 +186,7 @@ func admin(method, target string) *httptest.ResponseRecorder {
 
 func TestAdminAPI(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, block(w.URL, "app wx2 {env.TEST_WECHAT_SECRET}"))
+	g := startGateway(t, block(w.URL, appLine(otherAppID)))
 	g.get("/media/none")
 	w.revoke()
 	g.get("/media/none")
@@ -178,7 +197,7 @@ func TestAdminAPI(t *testing.T) {
 		t.Fatalf("%v: %s", err, rec.Body)
 	}
 	first := list[0]
-	if first["app_id"] != testAppID || first["source"] != "stable" || first["has_token"] != true || first["fetches"] != 2.0 || first["rejections"] != 1.0 {
+	if first["app_id"] != testAppID || first["source"] != testSource || first["has_token"] != true || first["fetches"] != 2.0 || first["rejections"] != 1.0 {
 		t.Errorf("%v", first)
 	}
 	if left := first["expires_in_seconds"].(float64); left < 7100 || left > 7200 {
@@ -203,8 +222,12 @@ func TestAdminAPI(t *testing.T) {
 	}
 
 	g.load("respond gone")
+	errcode, hint := 40125, "AppSecret is wrong"
+	if testPlatform == platform.WeCom {
+		errcode, hint = 40001, "secret is not the agent's"
+	}
 	up := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(rw, `{"errcode":40125,"errmsg":"invalid appsecret rid: 1-2-3"}`)
+		fmt.Fprintf(rw, `{"errcode":%d,"errmsg":"invalid secret rid: 1-2-3"}`, errcode)
 	}))
 	g.load(block(up.URL))
 	g.get("/media/none")
@@ -213,8 +236,8 @@ func TestAdminAPI(t *testing.T) {
 	if err := json.Unmarshal(rec.Body.Bytes(), &list); err != nil || len(list) != 1 {
 		t.Fatalf("%v: %s", err, rec.Body)
 	}
-	if list[0]["has_token"] != false || list[0]["errcode"] != 40125.0 || list[0]["failure"] != "wrong_secret" ||
-		!strings.Contains(list[0]["hint"].(string), "AppSecret is wrong") || list[0]["next_try"] == nil {
+	if list[0]["has_token"] != false || list[0]["errcode"] != float64(errcode) || list[0]["failure"] != "wrong_secret" ||
+		!strings.Contains(list[0]["hint"].(string), hint) || list[0]["next_try"] == nil {
 		t.Errorf("%v", list[0])
 	}
 	for _, secret := range append(w.IssuedTokens(), testSecret) {
@@ -280,7 +303,7 @@ func TestEvents(t *testing.T) {
 	g := startGateway(t, block(w.URL))
 	g.get("/media/none")
 	w.revoke()
-	w.Busy(sandbox.StableToken, 1)
+	w.Busy(testTokenEndpoint, 1)
 	g.get("/media/none")
 
 	events := func() []caddy.Event {
@@ -295,7 +318,7 @@ func TestEvents(t *testing.T) {
 	}
 	slices.SortFunc(all, func(a, b caddy.Event) int { return strings.Compare(b.Name(), a.Name()) })
 	refreshed, failed := all[0], all[1]
-	if refreshed.Name() != "wechat_token_refreshed" || refreshed.Data["app_id"] != testAppID || refreshed.Data["source"] != "stable" {
+	if refreshed.Name() != "wechat_token_refreshed" || refreshed.Data["app_id"] != testAppID || refreshed.Data["source"] != testSource {
 		t.Errorf("%s %v", refreshed.Name(), refreshed.Data)
 	}
 	if failed.Name() != "wechat_token_failed" || failed.Data["kind"] != "busy" || failed.Data["errcode"] != -1 {

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-
-	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 )
 
 func testReply(status int, header map[string]string, body io.Reader, length int64) *http.Response {
@@ -110,8 +108,13 @@ func TestTranslatedStatus(t *testing.T) {
 		40007: 404, 40004: 400, 40005: 400, 41005: 400, 40006: 413, 40009: 413, 45001: 413,
 		45009: 429, 45011: 429, 48001: 403, -1: 503, 40001: 502, 99999: 502,
 	} {
-		if got := platform.WeChat.Meaning(errcode).Status; got != want {
+		if got := testPlatform.Meaning(errcode).Status; got != want {
 			t.Errorf("%d: got %d, want %d", errcode, got, want)
+		}
+	}
+	for errcode, want := range ownErrcodes() {
+		if got := testPlatform.Meaning(errcode).Status; got != want.status {
+			t.Errorf("%d: got %d, want %d", errcode, got, want.status)
 		}
 	}
 }

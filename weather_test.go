@@ -66,7 +66,7 @@ func TestAllWeathers(t *testing.T) {
 	}
 	every(150*time.Millisecond, w.revoke)
 	every(90*time.Millisecond, func() { w.Busy(sandbox.MediaGet, 2) })
-	every(1700*time.Millisecond, func() { w.Busy(sandbox.StableToken, 1) })
+	every(1700*time.Millisecond, func() { w.Busy(testTokenEndpoint, 1) })
 	every(110*time.Millisecond, func() { w.Cut(sandbox.MediaGet, 70_000, 1) })
 	every(230*time.Millisecond, func() { w.Cut(sandbox.MediaUpload, 70_000, 1) })
 	n := 0

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
@@ -25,51 +26,63 @@ const (
 
 // useWeCom has the tests run for WeCom until the test ends.
 func useWeCom(t *testing.T) {
-	appID, path, source := testAppID, testTokenPath, testSource
-	t.Cleanup(func() { testAppID, testTokenPath, testSource = appID, path, source })
-	testAppID, testTokenPath, testSource = testAgent, platform.WeCom.TokenPath, " {\n\t\ttoken wecom\n\t}"
+	was, appID, other, source, path, endpoint := testPlatform, testAppID, otherAppID, testSource, testTokenPath, testTokenEndpoint
+	t.Cleanup(func() {
+		testPlatform, testAppID, otherAppID, testSource, testTokenPath, testTokenEndpoint = was, appID, other, source, path, endpoint
+	})
+	testPlatform, testAppID, otherAppID = platform.WeCom, testAgent, "ww2"
+	testSource, testTokenPath, testTokenEndpoint = "wecom", platform.WeCom.TokenPath, sandbox.CorpToken
 }
 
-// What is not about WeChat's own words holds for WeCom, too.
+// notForWeCom are the tests that are not run for WeCom, and why.
+var notForWeCom = map[string]string{
+	"TestOnWeCom":             "is this",
+	"TestWeComFiles":          "is WeCom's own",
+	"TestWeComAgents":         "is WeCom's own",
+	"TestWeComErrors":         "is WeCom's own",
+	"TestWeComFleet":          "is WeCom's own",
+	"TestVideoURLIsNotCached": "video_url is WeChat's own",
+
+	// these name the platforms themselves, or know of none
+	"TestWeComConfigurations":               "has both",
+	"TestFleetOfProcesses":                  "has both",
+	"TestExamples":                          "has both",
+	"TestCommand":                           "has both",
+	"TestCaddyfileAdaptsToJSON":             "is grammar",
+	"TestDirectiveStandsBeforeReverseProxy": "is grammar",
+	"TestBadCaddyfiles":                     "is grammar",
+	"TestEmptyBlocks":                       "is grammar",
+	"TestBadConfigsAreFoundByValidate":      "is grammar",
+	"TestNoBodyAnewForWhatWasNotKept":       "knows no platform",
+	"TestExamine":                           "knows no platform",
+	"TestExamineKeepsErrors":                "knows no platform",
+	"TestExamineAllocatesLittle":            "knows no platform",
+	"TestDocumentsAreShort":                 "is about documents",
+	"TestLinksLeadSomewhere":                "is about documents",
+	"TestChinesePagesLinkToChinesePages":    "is about documents",
+	"TestBothLanguagesHaveTheSame":          "is about documents",
+	"TestDocumentsNameWhatThereIs":          "is about documents",
+	"TestDependabotKnowsEveryModule":        "is about documents",
+	"TestDocumentsCommandsAreRun":           "is about documents",
+	"TestDocumentsConfigurations":           "is about documents",
+	"TestDocumentsGo":                       "is about documents",
+	"TestREADMEHasEveryOption":              "is about documents",
+}
+
+// What is not about one platform's own words holds for both: every test of the package
+// is run for WeCom, too, but for those of the table.
 func TestOnWeCom(t *testing.T) {
 	useWeCom(t)
-	for name, test := range map[string]func(*testing.T){
-		"uploads of unknown length":        TestUploadOfUnknownLength,
-		"nothing else is reached":          TestNothingElseReachesWechat,
-		"storms":                           TestStorms,
-		"reloads":                          TestTokenSurvivesReloads,
-		"rejected uploads":                 TestRejectedUploadIsReplayed,
-		"rejected uploads, not kept":       TestRejectedUploadBeyondTheBudget,
-		"rejections end":                   TestRejectionHasAnEnd,
-		"downloads are streamed":           TestDownloadIsStreamed,
-		"uploads are streamed":             TestUploadIsStreamed,
-		"leaving, downloads":               TestLeavingCallerStopsTheDownload,
-		"leaving, uploads":                 TestLeavingCallerStopsTheUpload,
-		"slow callers":                     TestSlowCaller,
-		"timeouts":                         TestTimeoutsCountOnlyWhatStandsStill,
-		"slow readers":                     TestSlowReaderIsNotCutShort,
-		"refusals of those who send first": TestRefusalsReachThoseWhoSendFirst,
-		"unreachable":                      TestWechatUnreachable,
-		"started with the config":          TestTokenIsFetchedWhenTheConfigHasStarted,
-		"nothing before":                   TestNoNetworkBeforeTheConfigRuns,
-		"truncated downloads":              TestTruncatedDownload,
-		"secrets":                          TestSecrets,
-		"bodies over every protocol":       TestBodiesOverEveryProtocol,
-		"revoked during an upload":         TestTokenRevokedDuringUpload,
-		"expect 100-continue":              TestExpectContinue,
-		"upload failover":                  TestUploadFailover,
-		"dead connections":                 TestUploadsOnDeadConnections,
-		"forms":                            TestForms,
-		"forms without a boundary":         TestFormsWithoutABoundary,
-		"refusals at once":                 TestRefusalsComeAtOnce,
-		"refusals over HTTP/2":             TestRefusalsOverHTTP2,
-		"callers who announce":             TestCallersWhoOnlyAnnounce,
-		"the way of token calls":           TestTokenCallsTakeTheWayOfMedia,
-		"health checks of one app":         TestOwnRefusalsCountAgainstNobody,
-		"load balancing":                   TestLoadBalancingOptions,
-		"limits":                           TestLimits,
-	} {
-		t.Run(name, test)
+	left := maps.Clone(notForWeCom)
+	for _, test := range everyTest {
+		if _, ok := left[test.Name]; ok {
+			delete(left, test.Name)
+			continue
+		}
+		t.Run(strings.TrimPrefix(test.Name, "Test"), test.F)
+	}
+	for name := range left {
+		t.Errorf("there is no %s", name)
 	}
 }
 
@@ -230,7 +243,8 @@ func TestWeComConfigurations(t *testing.T) {
 		"app wx1 {env.SECRET}\ntypes file":                                                                     `types: "file" is not a media type of WeChat; use image, voice, video, thumb`,
 		"app ww1/1 {env.SECRET} {\ntoken wecom\n}\napp ww1/1 {env.SECRET} {\ntoken wecom\n}":                   "app ww1/1 is configured twice",
 		"app ww1/1 {env.SECRET} {\ntoken wecom\n}\napp ww1/2 {env.SECRET} {\ntoken wecom\n}\ntypes image file": "",
-		"app wx1 {env.SECRET} {\ntoken wecom\n}":                                                               "", // an older corp
+		"app ww1 {env.SECRET}":                   "an app_id of WeChat begins with wx; write: app <app_id> [<app_secret>]; one of WeCom needs a token source of WeCom's, in a block: token wecom",
+		"app wx1 {env.SECRET} {\ntoken wecom\n}": "", // an older corp
 	} {
 		err := validate(t, ":8080 {\nwechat_media {\n"+block+"\n}\n}\n")
 		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n")) {
