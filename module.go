@@ -237,7 +237,7 @@ func (h *Handler) provisionCaching() {
 
 func checkUploadSize(size int64) error {
 	if size <= 0 || size > maxUploadSizeCeiling {
-		return fmt.Errorf("max_upload_size: %d bytes is not from 1 to %d (1GiB); WeChat takes 10MiB at the most",
+		return fmt.Errorf("max_upload_size: %d bytes is not from 1 to %d (1GiB); WeChat takes 10MiB at the most, WeCom 20MiB",
 			size, int64(maxUploadSizeCeiling))
 	}
 	return nil

@@ -68,7 +68,7 @@ func (t *Transport) logToken(a *app, ev token.Event) {
 	case token.Adopted:
 		t.logger.Info("took over the access token that another gateway has stored", fields...)
 	case token.Rejected:
-		t.logger.Warn("WeChat rejected the access token; asking for another one", fields...)
+		t.logger.Warn(t.platform.Name+" rejected the access token; asking for another one", fields...)
 	case token.StoreFailed:
 		t.logger.Error("the storage of the shared access token fails; the gateway goes on without it until it is back",
 			append(fields, zap.NamedError("error", ev.Err))...)

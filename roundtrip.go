@@ -169,7 +169,7 @@ func (t *Transport) converse(ex *exchange, req *http.Request, tok *token.Token) 
 // had been handed out a second time.
 func (t *Transport) mayRepeat(ex *exchange, again bool) (outcome string, ok bool) {
 	if ex.upload != nil && !ex.upload.Replayable() {
-		t.logger.Warn("WeChat rejected the token of an upload that was not kept for sending it again, "+
+		t.logger.Warn(t.platform.Name+" rejected the token of an upload that was not kept for sending it again, "+
 			"so its caller got the rejection; a larger replay_buffer prevents this",
 			appIDField(ex.app.id), zap.Int64("replay_buffer", t.ReplayBuffer))
 		return replayNotKept, false
@@ -307,7 +307,7 @@ func (t *Transport) acceptUpload(ex *exchange, v verdict) {
 		return
 	}
 	if ex.form = formOf(ex, v.errcode); ex.form != "" {
-		t.logger.Debug("WeChat refused an upload's form", appIDField(ex.app.id), zap.Int("errcode", v.errcode), zap.String("form", ex.form))
+		t.logger.Debug(t.platform.Name+" refused an upload's form", appIDField(ex.app.id), zap.Int("errcode", v.errcode), zap.String("form", ex.form))
 	}
 	if ex.caller != nil && ex.upload.Unread() {
 		ex.caller.unread = true
@@ -445,5 +445,5 @@ func (t *Transport) tellOperator(appID string, v verdict) {
 	if addr := errcode.AddrIn(v.errmsg); addr != "" {
 		todo = strings.Replace(todo, "this machine's public IP address", addr, 1)
 	}
-	t.logger.Error("WeChat refuses media calls: "+todo, appIDField(appID), zap.Int("errcode", v.errcode), zap.String("errmsg", v.errmsg))
+	t.logger.Error(t.platform.Name+" refuses media calls: "+todo, appIDField(appID), zap.Int("errcode", v.errcode), zap.String("errmsg", v.errmsg))
 }

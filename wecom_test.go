@@ -213,14 +213,22 @@ func TestWeComAgents(t *testing.T) {
 func TestWeComErrors(t *testing.T) {
 	w := startWeCom(t)
 	g := startGateway(t, wecomBlock(w.URL, "translate_status", "sdk_tokens"))
-	for code, status := range map[int]int{60020: 403, 45033: 429, 830002: 413, 40007: 404} {
+	for code, status := range map[int]int{60020: 403, 45009: 429, 45033: 429, 48001: 403, 830002: 413, 40007: 404} {
 		w.Refuse(sandbox.MediaGet, code, 1)
 		if res, reply := g.get("/media/" + strings.Repeat("a", 65)); res.StatusCode != status {
 			t.Errorf("%d: %d %s", code, res.StatusCode, reply)
 		}
 	}
-	if log := loggedSoFar(); !strings.Contains(log, "to the trusted addresses of the agent") || strings.Contains(log, "add this machine's public IP address to the trusted") {
-		t.Error("the log does not say which address to add")
+	w.RevokeTokens(testAgent)
+	g.get("/media/none")
+	for _, want := range []string{"WeCom refuses media calls: add 127.0.0.1 to the trusted addresses of the agent", "for this minute or hour",
+		"see what the account is allowed in the WeCom admin", "WeCom rejected the access token"} {
+		if !strings.Contains(loggedSoFar(), want) {
+			t.Errorf("the log does not say: %s", want)
+		}
+	}
+	if strings.Contains(loggedSoFar(), "WeChat re") || strings.Contains(loggedSoFar(), "WeChat admin") {
+		t.Error("the log speaks of WeChat")
 	}
 	res, reply := g.get(platform.WeCom.TokenPath + "?corpid=a&corpsecret=b")
 	var answer struct {

@@ -95,6 +95,8 @@ var WeCom = &Platform{
 	Errcodes: map[int]errcode.Meaning{
 		60020: {Class: errcode.Account, Status: http.StatusForbidden, Kind: errcode.KindIP,
 			Todo: "add this machine's public IP address to the trusted addresses of the agent in the WeCom admin"},
+		45009: {Class: errcode.Quota, Status: http.StatusTooManyRequests, Kind: errcode.KindQuota,
+			Todo: "the corp's calls of this API are used up for this minute or hour; see which of its agents make so many"},
 		45033:  {Class: errcode.Quota, Status: http.StatusTooManyRequests, Kind: errcode.KindQuota},
 		830002: {Class: errcode.Request, Status: http.StatusRequestEntityTooLarge, Kind: errcode.KindReply},
 		40056:  {Class: errcode.Other, Status: http.StatusBadGateway, Kind: errcode.KindAppID},
@@ -127,7 +129,9 @@ func (p *Platform) Meaning(code int) errcode.Meaning {
 	if m, ok := p.Errcodes[code]; ok {
 		return m
 	}
-	return errcode.Of(code)
+	m := errcode.Of(code)
+	m.Todo = strings.ReplaceAll(m.Todo, WeChat.Name, p.Name)
+	return m
 }
 
 // Limit returns the largest media of a type, in bytes; ok is false for a type that
