@@ -56,7 +56,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ex *exchange) er
 		// the same media_id is the same bytes: no need to ask WeChat
 		ex.setCacheHeader(w.Header())
 		ex.status = http.StatusNotModified
-		w.WriteHeader(ex.status)
+		ex.caller.unread = r.ContentLength != 0
+		ex.caller.WriteHeader(ex.status)
 		return nil
 	}
 	return h.pass(r, ex)

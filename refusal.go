@@ -78,11 +78,11 @@ func refuseLimit(cause error) *refusal {
 		errmsg: "media size out of limit: larger than this site takes", cause: cause}
 }
 
-// refuseHeader is for a request that cannot be sent on, because a header made of it
-// is not one.
-func refuseHeader(what string) *refusal {
+// refuseMalformed is for a request that cannot be sent on, because what was made of it
+// is not HTTP.
+func refuseMalformed(what string) *refusal {
 	return &refusal{status: http.StatusBadRequest, errcode: errcodeParameter,
-		errmsg: "invalid parameter: the header " + what + " would not be well-formed"}
+		errmsg: "invalid parameter: the " + what + " would not be well-formed"}
 }
 
 func refuseApp() *refusal {

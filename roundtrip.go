@@ -91,8 +91,8 @@ func gather(u *replay.Upload) error {
 // serve sends a request with the app's token.
 func (t *Transport) serve(ex *exchange, req *http.Request) (*http.Response, error) {
 	t.mendHost(req)
-	if name := invalidHeader(req); name != "" {
-		return t.refuse(ex, req, refuseHeader(name))
+	if what := malformed(req); what != "" {
+		return t.refuse(ex, req, refuseMalformed(what))
 	}
 	tok, err := ex.app.tokens.Token(ex.ctx)
 	if err != nil {
@@ -101,19 +101,23 @@ func (t *Transport) serve(ex *exchange, req *http.Request) (*http.Response, erro
 	return t.converse(ex, req, tok)
 }
 
-// invalidHeader names a header that http.Transport would not send, as header_up can
-// make one of what a caller has sent. Its error would look like the upstream's.
-func invalidHeader(req *http.Request) string {
+// malformed names what http.Transport would not send: a header, as header_up can make one
+// of what a caller has sent, or a method, which HTTP/2 lets a caller make up. Its error
+// would look like the upstream's.
+func malformed(req *http.Request) string {
+	if !httpguts.ValidHeaderFieldName(req.Method) { // a token, as header names are
+		return "method"
+	}
 	if !httpguts.ValidHostHeader(req.Host) {
-		return "Host"
+		return "header Host"
 	}
 	for name, values := range req.Header {
 		if !httpguts.ValidHeaderFieldName(name) {
-			return "names"
+			return "name of a header"
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldValue(v) {
-				return name
+				return "header " + name
 			}
 		}
 	}
