@@ -5,7 +5,8 @@ package wechatmedia
 
 import (
 	"bytes"
-	"html"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,53 +16,67 @@ import (
 	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
-// needles are the forms in which a token is found in texts: as it is, and as URLs,
-// HTML and JSON escape it. WeChat's own tokens look the same in all of them.
-func needles(tok *token.Token) [][]byte {
-	plain := tok.Secret()
-	if !strings.ContainsFunc(plain, func(r rune) bool {
-		return r > 0x7e || !isAlphanumeric(byte(r)) && r != '-' && r != '_' && r != '.' && r != '~'
-	}) {
-		return [][]byte{[]byte(plain)}
-	}
-	query := url.QueryEscape(plain)
-	forms := []string{plain, query, lowerEscapes(query), url.PathEscape(plain), lowerEscapes(url.PathEscape(plain)), url.QueryEscape(query),
-		html.EscapeString(plain), strings.ReplaceAll(plain, "/", `\/`), strings.ReplaceAll(plain, "+", `\u002b`), strings.ReplaceAll(plain, "+", `\u002B`)}
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) }) // longest first: one may begin another
-	forms = slices.Compact(forms)
-	out := make([][]byte, len(forms))
-	for i, f := range forms {
-		out[i] = []byte(f)
-	}
-	return out
-}
-
-// lowerEscapes writes %2B as %2b.
-func lowerEscapes(s string) string {
-	b := []byte(s)
-	for i := 0; i+2 < len(b); i++ {
-		if b[i] == '%' {
-			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
+// redact overwrites a token in b, in place: the length stays what was announced. It
+// returns how many bytes at b's end could be the beginning of one.
+func redact(b []byte, secret string) (open int) {
+	for i := 0; i < len(b); {
+		switch n, whole := tokenAt(b[i:], secret); {
+		case whole:
+			for range n {
+				b[i] = '*'
+				i++
+			}
+		case n > 0:
+			return n
+		default:
+			i++
 		}
 	}
-	return string(b)
+	return 0
 }
 
-// redact overwrites what it finds, in place: the length stays what was announced.
-func redact(b []byte, needles [][]byte) []byte {
-	for _, needle := range needles {
-		for at := bytes.Index(b, needle); at >= 0; {
-			for i := range needle {
-				b[at+i] = '*'
+// tokenAt tells how many bytes the token has at the beginning of b; if it is not there
+// as a whole, how many of b may be its beginning: all or none.
+func tokenAt(b []byte, secret string) (n int, whole bool) {
+	for i := range len(secret) {
+		if n == len(b) {
+			return n, false
+		}
+		length, more := charAt(b[n:], secret[i])
+		if length == 0 {
+			if more {
+				return len(b), false
 			}
-			next := bytes.Index(b[at+len(needle):], needle)
-			if next < 0 {
-				break
+			return 0, false
+		}
+		n += length
+	}
+	return n, true
+}
+
+// escapes are what URLs, HTML, JSON and scripts make of a character that is neither
+// letter nor digit.
+var escapes = []string{"%%%02x", "%%25%02x", "&#%d;", "&#x%x;", `\u%04x`, `\x%02x`, `\%c`}
+
+// charAt tells how many bytes c has at the beginning of b, escaped or not. more says
+// that b is too short to tell.
+func charAt(b []byte, c byte) (length int, more bool) {
+	switch {
+	case b[0] == c, c == '+' && b[0] == ' ':
+		return 1, false
+	case isAlphanumeric(c) || strings.IndexByte(`%&\`, b[0]) < 0:
+		return 0, false
+	}
+	for _, format := range escapes {
+		escaped := fmt.Appendf(nil, format, c)
+		if n := min(len(b), len(escaped)); bytes.EqualFold(b[:n], escaped[:n]) {
+			if n == len(escaped) {
+				return n, false
 			}
-			at += len(needle) + next
+			more = true
 		}
 	}
-	return b
+	return 0, more
 }
 
 // hideToken takes headers away that have the token in them, such as a redirect's
@@ -79,14 +94,18 @@ func hideToken(h http.Header, tok *token.Token) {
 
 func quotes(text, secret string) bool {
 	for range 3 {
-		if strings.Contains(text, secret) || strings.Contains(strings.ReplaceAll(text, "+", " "), secret) {
+		if strings.Contains(text, secret) {
 			return true
 		}
-		decoded := unescape(text)
-		if decoded == text {
+		if !strings.ContainsAny(text, `%&\`) {
 			return false
 		}
-		text = decoded
+		for i, b := 0, []byte(text); i < len(b); i++ {
+			if _, whole := tokenAt(b[i:], secret); whole {
+				return true
+			}
+		}
+		text = unescape(text)
 	}
 	return false
 }
@@ -113,15 +132,20 @@ func unescape(s string) string {
 // redactBody takes the token out of a reply that is no media: an error page, a
 // redirect's text, WeChat's own JSON. Media pass as they are.
 func redactBody(res *http.Response, tok *token.Token) {
-	if res.Body == nil || res.Body == http.NoBody || isAttachment(res.Header) || !isText(res) {
-		return
+	if res.Body != nil && res.Body != http.NoBody && isText(res) {
+		res.Body = &redactor{body: res.Body, secret: tok.Secret()}
 	}
-	res.Body = &redactor{body: res.Body, needles: needles(tok)}
 }
 
-// isText reports whether a reply's body is for reading. What does not say, with a
+// isText reports whether a reply's body is for reading. What does not say, or has a
 // status that no media come with, is taken for it.
 func isText(res *http.Response) bool {
+	if res.StatusCode >= http.StatusMultipleChoices {
+		return true
+	}
+	if isAttachment(res.Header) {
+		return false
+	}
 	mediaType, _, _ := strings.Cut(strings.ToLower(res.Header.Get("Content-Type")), ";")
 	mediaType = strings.TrimSpace(mediaType)
 	for _, kind := range []string{"text/", "json", "xml", "javascript"} {
@@ -129,17 +153,17 @@ func isText(res *http.Response) bool {
 			return true
 		}
 	}
-	return mediaType == "" || res.StatusCode >= http.StatusMultipleChoices
+	return mediaType == ""
 }
 
 // redactor is a body without the token. What could be the beginning of it is held
 // back until more has come.
 type redactor struct {
-	body    io.ReadCloser
-	needles [][]byte
-	buf     []byte // read, searched but for its end
-	ready   int    // how much of buf may be handed out
-	err     error
+	body   io.ReadCloser
+	secret string
+	buf    []byte // read, searched but for its end
+	ready  int    // how much of buf may be handed out
+	err    error
 }
 
 func (r *redactor) Read(p []byte) (int, error) {
@@ -160,25 +184,20 @@ func (r *redactor) fill(want int) {
 	r.buf = slices.Grow(r.buf, max(want, 512))
 	n, err := r.body.Read(r.buf[kept:cap(r.buf)])
 	r.buf, r.err = r.buf[:kept+n], err
-	redact(r.buf, r.needles)
-	r.ready = len(r.buf)
-	if err == nil {
-		r.ready -= r.beginning()
+	open := redact(r.buf, r.secret)
+	if r.ready = len(r.buf); err == nil {
+		r.ready -= open
 	}
-}
-
-// beginning is how many bytes at the end of buf could be the beginning of a needle.
-func (r *redactor) beginning() int {
-	longest := 0
-	for _, needle := range r.needles {
-		for n := min(len(needle)-1, len(r.buf)); n > longest; n-- {
-			if bytes.HasSuffix(r.buf, needle[:n]) {
-				longest = n
-				break
-			}
-		}
-	}
-	return longest
 }
 
 func (r *redactor) Close() error { return r.body.Close() }
+
+// withoutToken keeps the token, and any beginning of it that matters, out of an error:
+// net/http quotes a reply that is no HTTP, which may quote the request.
+func withoutToken(err error, tok *token.Token) error {
+	const mattersFrom = 16
+	if secret := tok.Secret(); err == nil || !quotes(err.Error(), secret[:min(len(secret), mattersFrom)]) {
+		return err
+	}
+	return errors.New("the reply is no proper HTTP, and quotes the request")
+}

@@ -134,7 +134,9 @@ func parseVerdict(body []byte) verdict {
 // cleanErrmsg makes WeChat's words fit for logs and placeholders.
 func cleanErrmsg(msg string, tok *token.Token) string {
 	if tok != nil {
-		msg = string(redact([]byte(msg), needles(tok)))
+		b := []byte(msg)
+		redact(b, tok.Secret())
+		msg = string(b)
 	}
 	msg = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

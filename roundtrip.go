@@ -130,6 +130,11 @@ func malformed(req *http.Request) string {
 func (t *Transport) converse(ex *exchange, req *http.Request, tok *token.Token) (*http.Response, error) {
 	for again := false; ; ex.retries++ {
 		res, err := t.attemptTwice(ex, req, tok)
+		if err == nil {
+			if err = unfit(res, req.Method); err != nil {
+				_ = res.Body.Close()
+			}
+		}
 		if err == nil && ex.failover && isDownload(req.Method) && upstreamBroken(res.StatusCode) {
 			err = fmt.Errorf("upstream answered with status %d", res.StatusCode)
 			redactBody(res, tok)
@@ -166,6 +171,20 @@ func (t *Transport) converse(ex *exchange, req *http.Request, tok *token.Token) 
 		discard(res)
 		tok, again = next, same
 	}
+}
+
+// unfit says why a reply is none that can be passed on: the status is no final one, or
+// it is a text that cannot be read here, for an errcode or the token, because it is
+// compressed. Nobody has asked for that.
+func unfit(res *http.Response, method string) error {
+	coding := res.Header.Get("Content-Encoding")
+	switch {
+	case res.StatusCode < http.StatusOK:
+		return fmt.Errorf("upstream answered with status %d", res.StatusCode)
+	case coding != "" && !strings.EqualFold(coding, "identity") && method != http.MethodHead && isText(res):
+		return fmt.Errorf("upstream answered with a text in the Content-Encoding %.20q, which was not asked for", coding)
+	}
+	return nil
 }
 
 // mayRepeat reports whether a request whose token was rejected can be sent once

@@ -362,12 +362,13 @@ func (t *Transport) Cleanup() error {
 }
 
 // RequestHeaderOps names the upstream as the host, whatever the caller called
-// the gateway, and takes away what a proxy tells about itself and its callers.
+// the gateway, and takes away what a proxy tells about itself and its callers, and
+// what would have WeChat compress replies, which then could not be read here.
 // Operations of the operator's own come after these.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	return &headers.HeaderOps{
 		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
-		Delete: []string{"Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"},
+		Delete: []string{"Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Accept-Encoding"},
 	}
 }
 
