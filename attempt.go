@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
+	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
 // slowestUpload is what is allowed for an upload on its way, in bytes a second: bytes
@@ -34,8 +35,9 @@ func (*stalledError) Temporary() bool { return true }
 // attempt is one request on the wire and, once it is answered, the body of the reply.
 // It is in one piece because every request needs one.
 type attempt struct {
-	url    url.URL                 // with the token
-	cancel context.CancelCauseFunc // nil: closing the connection or the body ends it
+	url    url.URL // with the token
+	tok    *token.Token
+	cancel context.CancelCauseFunc // ends it; nil: it has not begun
 	use    wire.Use                // of a connection
 	res    *http.Response
 	body   io.ReadCloser // of the reply
@@ -43,6 +45,7 @@ type attempt struct {
 
 	stall time.Duration // for the reply's next bytes; 0: any time
 	conn  *wire.Conn    // nil: unknown
+	got   bool          // there is a connection
 	idle  bool          // it had been waiting, so WeChat may have closed it
 	heard int64         // bytes that had been read from it before
 
@@ -50,40 +53,39 @@ type attempt struct {
 	timer    *time.Timer // nil: no clock runs
 	waits    time.Duration
 	length   int64 // of the upload
+	sends    bool  // an upload
 	answered bool  // the upload has nothing more to do with the clock
 	bitten   *stalledError
 }
 
-// begin returns the context of the attempt, which ends with it where closing the
-// connection is not enough. The trace is the proxy's, made for this round trip:
-// http.Transport calls GotConn on the goroutine that it serves.
-func (a *attempt) begin(ctx context.Context, ends bool) context.Context {
+// begin returns the context of the attempt, which ends with it. The trace is the
+// proxy's, made for this round trip: http.Transport calls GotConn on the goroutine that
+// it serves.
+func (a *attempt) begin(ctx context.Context) context.Context {
 	if trace := httptrace.ContextClientTrace(ctx); trace != nil {
 		trace.GotConn = a.gotConn
+	} else {
+		a.got = true // nobody would tell
 	}
-	if ends {
-		ctx, a.cancel = context.WithCancelCause(ctx)
-	}
+	ctx, a.cancel = context.WithCancelCause(ctx)
 	return ctx
 }
 
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.conn, _ = info.Conn.(*wire.Conn); a.conn == nil {
-		return
+	a.got = true
+	if a.sends && a.timer != nil { // runs again when the upload has left
+		a.timer.Stop()
 	}
-	a.idle, a.heard = info.Reused || a.conn.Waited(), a.conn.Received()
-	if a.bitten != nil { // too late
-		_ = a.conn.Close()
+	if a.conn, _ = info.Conn.(*wire.Conn); a.conn != nil {
+		a.idle, a.heard = info.Reused || a.conn.Waited(), a.conn.Received()
 	}
 }
 
 // end is for an attempt that is over.
 func (a *attempt) end() {
-	if a.cancel != nil {
-		a.cancel(context.Canceled)
-	}
+	a.cancel(context.Canceled)
 	a.use.End()
 }
 
@@ -114,22 +116,25 @@ func (a *attempt) startTimer(d time.Duration) {
 // bite ends the attempt.
 func (a *attempt) bite() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.bitten = &stalledError{"WeChat sent no byte within read_timeout"}
-	if !a.answered {
+	switch {
+	case a.answered:
+	case !a.got:
+		a.bitten.what = fmt.Sprintf("no connection became free within %v; max_conns_per_host is their number", a.waits)
+	default:
 		a.bitten.what = fmt.Sprintf("WeChat sent no reply within %v; response_header_timeout, and a second for each 32 KiB of an "+
 			"upload, of %d bytes here, are its bounds", a.waits, a.length)
 	}
-	conn, body, err := a.conn, a.body, a.bitten
-	answered := a.answered
-	a.mu.Unlock()
-	switch {
-	case a.cancel != nil:
-		a.cancel(err)
-	case answered && body != nil:
-		_ = body.Close()
-	case !answered && conn != nil:
-		_ = conn.Close()
-	}
+	a.cancel(a.bitten)
+}
+
+// crowdedOut reports whether the attempt ended because all connections were in use: one
+// that is being made has a clock of its own.
+func (a *attempt) crowdedOut() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bitten != nil && !a.got
 }
 
 // answer stops the clock: the headers are there, or never will be. Goroutines of
@@ -146,6 +151,7 @@ func (a *attempt) answer() {
 // err is what really ended the attempt. A clock that ran out counts more than what
 // came of it, io.EOF included: WeChat's side may close the connection because it sees
 // it being closed, which makes a reply look complete that ends with its connection.
+// What it quotes of the reply does not have the token in it.
 func (a *attempt) err(err error) error {
 	if err == nil {
 		return nil
@@ -155,7 +161,7 @@ func (a *attempt) err(err error) error {
 	if a.bitten != nil {
 		return a.bitten
 	}
-	return err
+	return withoutToken(err, a.tok)
 }
 
 // accept takes the reply in: its body is read through a from now on.

@@ -37,7 +37,6 @@ func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 		options.MaxSpares = 0
 	}
 	ownTLS := t.ownTLS()
-	t.ownConns = (ownTLS || t.TLS == nil) && slices.Equal(t.Versions, []string{"1.1"})
 	t.dialer = wire.NewDialer(options)
 	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return t.dialer.DialContext(ownVars(ctx), network, addr)

@@ -117,6 +117,12 @@ func refuseNoMemory() *refusal {
 		errmsg: "too many uploads without Content-Length at once, send one or try again later", retryAfter: 2 * time.Second}
 }
 
+// refuseCrowd is for want of a connection: other callers, not WeChat, keep them all.
+func refuseCrowd(cause error) *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, errcode: errcode.Busy,
+		errmsg: "too many requests at once, try again later", retryAfter: 2 * time.Second, cause: cause}
+}
+
 func refuseSlowCaller(cause error) *refusal {
 	return &refusal{status: http.StatusRequestTimeout, errcode: errcode.NoMedia,
 		errmsg: "media data missing: the upload stood still for too long", cause: cause}

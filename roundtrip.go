@@ -216,17 +216,15 @@ func (t *Transport) attemptTwice(ex *exchange, req *http.Request, tok *token.Tok
 // the replacer, which all end up in logs, never see it.
 func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request, tok *token.Token) (*http.Response, error) {
 	a := ex.newAttempt()
-	ctx = a.begin(ctx, ex.upload != nil || !t.ownConns)
+	a.tok = tok
+	ctx = a.begin(ctx)
 	out := t.outgoing(req.WithContext(ctx), &a.url, ex.app.param, tok)
 	a.use = t.dialer.Begin(ctx, &a.url)
-	if ex.upload != nil {
+	if a.sends = ex.upload != nil; a.sends {
 		t.setBody(out, ex.upload, a)
-	} else {
-		wait := t.headerTimeout(0)
-		if wait > 0 {
-			wait += t.connectWait
-		}
-		a.await(wait, 0)
+	}
+	if wait := t.headerTimeout(0); wait > 0 {
+		a.await(wait+t.connectWait, 0)
 	}
 	res, err := t.HTTPTransport.RoundTrip(out)
 	a.answer()
@@ -367,6 +365,8 @@ func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Re
 	}
 	ex.cause = err // an error of dialing hides what it is about
 	switch {
+	case ex.last != nil && ex.last.crowdedOut():
+		return t.refuse(ex, req, refuseCrowd(err))
 	case callerErr != nil:
 		return t.refuse(ex, req, refuseCaller(callerErr, t.ReplayBuffer))
 	case ex.upload == nil && isDownload(req.Method), ex.upload != nil && ex.upload.Replayable() && !ex.upload.EverSent():

@@ -105,7 +105,6 @@ type Transport struct {
 	retriesByStatus bool                  // the proxy may take an answer for a reason to ask again
 	elsewhere       http.RoundTripper     // for token calls to other hosts than the upstreams
 
-	ownConns    bool          // all connections are internal/wire's, one for each request
 	stall       time.Duration // for the reply's next bytes
 	headerWait  time.Duration // for the reply's headers
 	connectWait time.Duration // for a connection
@@ -303,7 +302,10 @@ func (t *Transport) takeTimeouts() (writes time.Duration) {
 	t.stall = take(&t.ReadTimeout, defaultStallTimeout)
 	writes = take(&t.WriteTimeout, defaultStallTimeout)
 	t.headerWait = take(&t.ResponseHeaderTimeout, defaultResponseHeaderTimeout)
-	t.connectWait = cmp.Or(time.Duration(t.DialTimeout), 3*time.Second) + defaultHandshakeTimeout
+	t.connectWait = cmp.Or(time.Duration(t.DialTimeout), 3*time.Second)
+	if t.TLS != nil {
+		t.connectWait += time.Duration(t.TLS.HandshakeTimeout)
+	}
 	return writes
 }
 
