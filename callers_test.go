@@ -11,43 +11,158 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
+// oneMiB is what these uploads consist of.
+var oneMiB = bytes.Repeat([]byte("x"), 1<<20)
+
+// answered is what a raw client has seen.
+type answered struct {
+	status int
+	body   string
+}
+
 // sendThenRead is a client of the old school: it writes all of a request, come what
 // may, and then looks for the answer.
-func sendThenRead(t testing.TB, gateway, head string, size int64) (*http.Response, string, error) {
-	t.Helper()
-	addr := gateway[strings.Index(gateway, "//")+2:]
-	conn, err := net.Dial("tcp", addr)
+func sendThenRead(gateway, path, contentType string, size int) (a answered, err error) {
+	conn, err := dialGateway(gateway, "http/1.1")
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
 	defer conn.Close()
-	if strings.HasPrefix(gateway, "https") {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", path, contentType, size); err != nil {
+		return a, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := io.WriteString(conn, head); err != nil {
-		return nil, "", err
-	}
-	piece := bytes.Repeat([]byte("x"), 64<<10)
-	for left := size; left > 0; left -= int64(len(piece)) {
-		if _, err := conn.Write(piece[:min(left, int64(len(piece)))]); err != nil {
-			return nil, "", fmt.Errorf("sending, %d bytes to go: %w", left, err)
+	for left := size; left > 0; left -= len(oneMiB) {
+		if _, err := conn.Write(oneMiB[:min(left, len(oneMiB))]); err != nil {
+			return a, fmt.Errorf("sending, %d bytes to go: %w", left, err)
 		}
 	}
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return nil, "", err
+		return a, err
 	}
 	body, err := io.ReadAll(res.Body)
-	return res, string(body), err
+	return answered{res.StatusCode, string(body)}, err
+}
+
+func dialGateway(gateway, protocol string) (net.Conn, error) {
+	scheme, addr, _ := strings.Cut(gateway, "://")
+	conn, err := net.Dial("tcp", addr)
+	if err == nil && scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
+	}
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	}
+	return conn, err
+}
+
+// stream is one request of a raw HTTP/2 client.
+type stream struct {
+	conn                     net.Conn
+	framer                   *http2.Framer
+	streamWindow, connWindow int // for sending
+	answer                   answered
+	ended                    bool // by the server
+}
+
+// openStream begins a request with these fields.
+func openStream(gateway string, fields ...string) (*stream, error) {
+	conn, err := dialGateway(gateway, "h2")
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{conn: conn, framer: http2.NewFramer(conn, bufio.NewReader(conn)), streamWindow: 65535, connWindow: 65535}
+	s.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	for field := range slices.Chunk(fields, 2) {
+		_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	_, err = io.WriteString(conn, http2.ClientPreface)
+	return s, errors.Join(err, s.framer.WriteSettings(),
+		s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true}))
+}
+
+// sendThenRead2 is a client of the old school over HTTP/2: what the server sends meanwhile
+// is read for its windows, and a stream that is reset ends all.
+func sendThenRead2(gateway, path, contentType string, size int) (answered, error) {
+	s, err := openStream(gateway, ":method", "POST", ":scheme", "https", ":authority", "127.0.0.1", ":path", path,
+		"content-type", contentType, "content-length", strconv.Itoa(size))
+	if err != nil {
+		return answered{}, err
+	}
+	defer s.conn.Close()
+	for left := size; left > 0; {
+		n := min(left, 16<<10)
+		for min(s.streamWindow, s.connWindow) < n {
+			if err := s.read(); err != nil {
+				return s.answer, fmt.Errorf("sending, %d bytes to go: %w", left, err)
+			}
+		}
+		left -= n
+		s.streamWindow, s.connWindow = s.streamWindow-n, s.connWindow-n
+		if err := s.framer.WriteData(1, left == 0, oneMiB[:n]); err != nil {
+			return s.answer, fmt.Errorf("sending, %d bytes to go: %w", left, err)
+		}
+	}
+	err = s.readAnswer()
+	return s.answer, err
+}
+
+// readAnswer reads to the end of the answer.
+func (s *stream) readAnswer() error {
+	for !s.ended {
+		if err := s.read(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read takes one frame in.
+func (s *stream) read() error {
+	frame, err := s.framer.ReadFrame()
+	if err != nil {
+		return err
+	}
+	switch f := frame.(type) {
+	case *http2.SettingsFrame:
+		if f.IsAck() {
+			return nil
+		}
+		if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
+			s.streamWindow += int(v) - 65535
+		}
+		return s.framer.WriteSettingsAck()
+	case *http2.WindowUpdateFrame:
+		if f.StreamID == 0 {
+			s.connWindow += int(f.Increment)
+		} else {
+			s.streamWindow += int(f.Increment)
+		}
+	case *http2.MetaHeadersFrame:
+		s.answer.status, _ = strconv.Atoi(f.PseudoValue("status"))
+		s.ended = f.StreamEnded()
+	case *http2.DataFrame:
+		s.answer.body += string(f.Data())
+		s.ended = f.StreamEnded()
+	case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+		return fmt.Errorf("%v", f)
+	}
+	return nil
 }
 
 // refusedUploads are uploads that are refused, each for another reason, and what their
@@ -75,62 +190,38 @@ func refusedUploads(t testing.TB) (site string, requests map[string]struct {
 	}
 }
 
+// Each refusal is seen 20 of 20 times, over each protocol, whatever the size.
 func TestRefusalsReachThoseWhoSendFirst(t *testing.T) {
 	site, requests := refusedUploads(t)
-	for scheme, start := range map[string]func(testing.TB, string) *gateway{"http": startGateway, "https": startTLSGateway} {
-		g := start(t, site)
+	sizes := append(slices.Repeat([]int{1 << 20}, 15), 3<<20, 3<<20, 11<<20, 11<<20, 30<<20)
+	for _, over := range []struct {
+		name  string
+		start func(testing.TB, string) *gateway
+		send  func(gateway, path, contentType string, size int) (answered, error)
+	}{
+		{"HTTP/1.1", startGateway, sendThenRead},
+		{"HTTP/1.1 and TLS", startTLSGateway, sendThenRead},
+		{"HTTP/2", startTLSGateway, sendThenRead2},
+	} {
+		g := over.start(t, site)
+		var senders sync.WaitGroup
 		for name, tc := range requests {
-			for i := range 4 {
-				size := []int64{1 << 20, 30 << 20, 11 << 20, 3 << 20}[i]
-				contentType := "multipart/form-data; boundary=b"
-				if name == "not a form" {
-					contentType = "image/jpeg"
-				}
-				head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", tc.path, contentType, size)
-				if name == "too large" {
-					size += 100_000
-					head = fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", tc.path, contentType, size)
-				}
-				res, body, err := sendThenRead(t, g.URL, head, size)
-				if err != nil {
-					t.Errorf("%s, %s, %d bytes: %v", scheme, name, size, err)
-				} else if res.StatusCode != tc.status || !strings.Contains(body, tc.text) {
-					t.Errorf("%s, %s, %d bytes: %d %s", scheme, name, size, res.StatusCode, body)
-				}
-			}
-		}
-	}
-}
-
-// Over HTTP/2 the stream ends in good order: what was sent is read, and the answer has
-// an end.
-func TestRefusalsOverHTTP2(t *testing.T) {
-	site, requests := refusedUploads(t)
-	g := startTLSGateway(t, site)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
-	defer client.CloseIdleConnections()
-	var all sync.WaitGroup // one by one, they would take their time
-	for name, tc := range requests {
-		all.Go(func() {
-			req, _ := http.NewRequest("POST", g.URL+tc.path, io.LimitReader(zeroes{}, 11<<20))
-			req.ContentLength = 11 << 20
-			req.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+			contentType := "multipart/form-data; boundary=b"
 			if name == "not a form" {
-				req.Header.Set("Content-Type", "image/jpeg")
+				contentType = "image/jpeg"
 			}
-			res, err := client.Do(req)
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-				return
-			}
-			body, err := io.ReadAll(res.Body)
-			res.Body.Close()
-			if err != nil || res.ProtoMajor != 2 || res.StatusCode != tc.status || !strings.Contains(string(body), tc.text) {
-				t.Errorf("%s: %s %d %s, %v", name, res.Proto, res.StatusCode, body, err)
-			}
-		})
+			senders.Go(func() {
+				for _, size := range sizes {
+					size += 1000 // beyond the limit of 1 MiB
+					a, err := over.send(g.URL, tc.path, contentType, size)
+					if err != nil || a.status != tc.status || !strings.Contains(a.body, tc.text) {
+						t.Errorf("%s, %s, %d bytes: %+v, %v", over.name, name, size, a, err)
+					}
+				}
+			})
+		}
+		senders.Wait()
 	}
-	all.Wait()
 }
 
 type zeroes struct{}
@@ -335,43 +426,118 @@ func TestFacadeWaitsForNobody(t *testing.T) {
 	}
 }
 
+// A 304 of the gateway's own does not wait for a body that never comes either.
+func TestNotModifiedWaitsForNobody(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "cache_control max-age=60"))
+	res, reply := g.upload("/media", "a.jpg", picture(t, 100))
+	id := uploaded(t, res, reply)
+	res, _ = g.get("/media/" + id)
+	for _, body := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked", "Content-Length: 1000\r\nExpect: 100-continue"} {
+		conn, err := dialGateway(g.URL, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprintf(conn, "GET /media/%s HTTP/1.1\r\nHost: x\r\nIf-None-Match: %s\r\n%s\r\n\r\n", id, res.Header.Get("Etag"), body)
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || answer.StatusCode != http.StatusNotModified {
+			t.Errorf("%s: %v, %v", body, answer, err)
+		}
+		conn.Close()
+	}
+}
+
+// Who finds all connections in use by others is told so in bounded time, and nothing is
+// counted against the upstream.
+func TestCrowdedOut(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "fail_duration 1h", "max_fails 1",
+		"transport wechat {\nmax_conns_per_host 1\nresponse_header_timeout 1s\ndial_timeout 1s\nspare_connections 0\n}"))
+	g.get("/media/warm-up")
+	drips, err := dialGateway(g.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer drips.Close()
+	began, first := make(chan struct{}), new(sync.Once)
+	w.OnUploadProgress(func(int64) { first.Do(func() { close(began) }) })
+	fmt.Fprint(drips, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n")
+	<-began
+	var others sync.WaitGroup
+	ask := func(res *http.Response, body []byte) {
+		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"errcode":-1`) {
+			t.Errorf("%d %s", res.StatusCode, body)
+		}
+	}
+	others.Go(func() { ask(g.get("/media/abc")) })
+	others.Go(func() { ask(g.upload("/media", "a.jpg", picture(t, 100))) })
+	others.Wait()
+	drips.Close()
+	if !eventually(func() bool { res, _ := g.get("/media/abc"); return res.StatusCode == http.StatusOK }) {
+		t.Error("nobody is served afterwards")
+	}
+}
+
 // FuzzRequestHeaders holds that whatever a caller sends, no failure is counted against
-// the upstream: the next caller is served.
+// the upstream: the next caller is served, behind the handler and the bare transport.
+// What the fuzzer does not send of a length and a form is put there, so that its
+// requests get as far as they can.
 func FuzzRequestHeaders(f *testing.F) {
 	w := startWechat(f)
-	g := startGateway(f, block(w.URL, "fail_duration 1h", "max_fails 1", "header_up X-From {header.X-From}", "header_up X-Query {query.q}"))
+	options := "fail_duration 1h\nmax_fails 1\nheader_up X-From {header.X-From}\nheader_up X-Query {query.q}\n"
+	g := startGateway(f, "@bare header X-Bare *\nreverse_proxy @bare "+w.URL+" {\n"+options+"transport wechat {\napp "+testAppID+" {env.TEST_WECHAT_SECRET}\n}\n}\n"+
+		block(w.URL, options, "cache_control max-age=60"))
 	for _, seed := range []string{
-		"X-From: a", "X-From: \x01", "Content-Type: multipart/form-data; boundary*=utf-8''b%0d%0aX%3a1", "Range: bytes=0-",
-		"Expect: 100-continue", "Transfer-Encoding: chunked", "Content-Length: 9223372036854775807", "Connection: X-From, close",
+		"X-From: a", "X-From: \x01", "Range: bytes=0-", "X-Bare: 1", "X-Bare: 1\r\nX-From: \xff\x80", "Connection: X-From, close",
+		"Content-Type: multipart/form-data; boundary*=utf-8''b%0d%0aX%3a1", "Content-Type: multipart/form-data; boundary=\"b\\\"\x80\"",
+		"Expect: 100-continue", "Transfer-Encoding: chunked", "Content-Length: 9223372036854775807", "Content-Length: 3", "Content-Length: 300",
 		"Upgrade: websocket\r\nConnection: Upgrade", "Host: \x7f", "If-None-Match: *", "Trailer: X-From", "Te: trailers",
-		"Content-Length: -1", "Accept: " + strings.Repeat("a", 5000), "Proxy-Connection: x", "X-Forwarded-For: \xff",
+		"Content-Length: -1", "Accept: " + strings.Repeat("a", 5000), "Proxy-Connection: x", "X-Forwarded-For: \xff", "X-Bare: 1\r\nTransfer-Encoding: chunked",
 	} {
 		f.Add("POST", "/media?q=%0d%0a", seed, "--b\r\nContent-Disposition: form-data")
+		f.Add("POST", "/cgi-bin/media/upload?type=image", seed, "5\r\n--b\r\n\r\n0\r\nX-From: a\r\n\r\n")
 		f.Add("GET", "/cgi-bin/media/get?media_id=abc&q=%00", seed, "")
+		f.Add("BREW", "/cgi-bin/media/get?media_id=abc", seed, "x")
 	}
 	f.Fuzz(func(t *testing.T, method, target, header, body string) {
 		if strings.ContainsAny(method+target, " \r\n") || strings.Contains(header, "\r\n\r\n") {
 			return // that would be another request
 		}
-		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+		if low := strings.ToLower("\r\n" + header); !strings.Contains(low, "\r\ncontent-length:") && !strings.Contains(low, "\r\ntransfer-encoding:") {
+			header += fmt.Sprintf("\r\nContent-Length: %d", len(body))
+		}
+		if !strings.Contains(strings.ToLower(header), "content-type:") {
+			header += "\r\nContent-Type: multipart/form-data; boundary=b"
+		}
+		conn, err := dialGateway(g.URL, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\nConnection: close\r\n\r\n%s", method, target, len(body), header, body)
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.CloseWrite()
+		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\n%s\r\nConnection: close\r\n\r\n%s", method, target, header, body)
+		// a caller who hangs up is none whose request fails: he stays for an answer, unless
+		// he has announced more than he sends
+		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			_ = conn.(*net.TCPConn).CloseWrite()
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_, _ = io.Copy(io.Discard, conn)
 		}
-		_, _ = io.Copy(io.Discard, conn)
 		_ = conn.Close()
-		res, err := noRedirects.Get(g.URL + "/cgi-bin/media/get?media_id=abc")
-		if err != nil {
-			t.Fatal(err)
-		}
-		reply, err := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		if err != nil || res.StatusCode != 200 {
-			t.Fatalf("the next caller gets %d %s", res.StatusCode, reply)
+		for _, next := range []string{"", "1"} {
+			req, _ := http.NewRequest("GET", g.URL+"/cgi-bin/media/get?media_id=abc", nil)
+			if next != "" {
+				req.Header.Set("X-Bare", next)
+			}
+			res, err := noRedirects.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reply, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if err != nil || res.StatusCode != 200 {
+				t.Fatalf("the next caller gets %d %s", res.StatusCode, reply)
+			}
 		}
 	})
 }

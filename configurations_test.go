@@ -3,9 +3,12 @@ package wechatmedia
 // Configurations as an operator writes them: options of reverse_proxy beside ours.
 
 import (
+	"bufio"
 	"bytes"
+	"compress/gzip"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +48,16 @@ func quoting(t testing.TB, media http.HandlerFunc) *httptest.Server {
 // quotingBlock is a directive that has the token of a quoting host.
 func quotingBlock(url string, options ...string) string {
 	return "wechat_media " + url + " {\napp " + testAppID + " {\ntoken server " + url + "/token-server\n}\n" + strings.Join(options, "\n") + "\n}"
+}
+
+// lowerEscapes writes %2B as %2b.
+func lowerEscapes(s string) string {
+	return regexp.MustCompile("%..").ReplaceAllStringFunc(s, strings.ToLower)
+}
+
+// escapedAs has every character that is neither letter nor digit escaped.
+func escapedAs(format, s string) string {
+	return regexp.MustCompile("[^A-Za-z0-9]").ReplaceAllStringFunc(s, func(c string) string { return fmt.Sprintf(format, c[0]) })
 }
 
 // carriesToken reports whether a text has the token in it, in whatever form.
@@ -90,6 +104,25 @@ func TestNothingQuotesTheToken(t *testing.T) {
 			rw.WriteHeader(http.StatusNotFound)
 			_, _ = io.WriteString(rw, strings.Repeat("x", 200_000)+r.RequestURI+strings.Repeat("y", 200_000))
 		},
+		"error page to be saved": func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Content-Disposition", "attachment; filename=error.html")
+			rw.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(rw, r.RequestURI)
+		},
+		"page that is compressed": func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Content-Type", "text/html")
+			rw.Header().Set("Content-Encoding", "gzip")
+			zipped := gzip.NewWriter(rw)
+			_, _ = io.WriteString(zipped, r.RequestURI)
+			_ = zipped.Close()
+		},
+		"page of scripts": func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Content-Type", "text/html")
+			for _, format := range append(escapes, strings.ToUpper(escapes[0]), `\u%04X`, `\x%02X`, "&#x%X;") {
+				_, _ = io.WriteString(rw, escapedAs(format, r.URL.Query().Get("access_token")))
+				_ = http.NewResponseController(rw).Flush()
+			}
+		},
 		"errmsg": func(rw http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(rw, `{"errcode":40007,"errmsg":"bad request %s"}`, r.RequestURI)
 		},
@@ -121,6 +154,11 @@ func TestNothingQuotesTheToken(t *testing.T) {
 			} {
 				g := startGateway(t, directive)
 				answer := g.raw("GET /cgi-bin/media/get?media_id=abc HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: close\r\n\r\n")
+				if head, body, _ := strings.Cut(answer, "\r\n\r\n"); strings.Contains(head, "gzip") {
+					unzipped, _ := gzip.NewReader(strings.NewReader(body))
+					text, _ := io.ReadAll(unzipped)
+					answer += string(text)
+				}
 				if carriesToken(answer) {
 					t.Errorf("%s: the caller got %.600q", shape, answer)
 				}
@@ -132,6 +170,124 @@ func TestNothingQuotesTheToken(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// rawUpstream answers every request with what answer makes of its first line, and
+// closes the connection.
+func rawUpstream(t testing.TB, answer func(requestLine string) string) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				line, _ := bufio.NewReader(conn).ReadString('\n')
+				_, _ = io.WriteString(conn, answer(strings.TrimSpace(line)))
+			}()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
+// shapes are the directive and the bare transport, with the token of a quoting host.
+func shapes(url, tokens string) map[string]string {
+	app := "app " + testAppID + " {\ntoken server " + tokens + "/token-server\n}\n"
+	return map[string]string{
+		"handler": "wechat_media " + url + " {\n" + app + "}",
+		"bare":    "reverse_proxy " + url + " {\ntransport wechat {\n" + app + "}\n}",
+	}
+}
+
+// A reply that is no HTTP, but quotes the request, is quoted by net/http in turn, which
+// is in no log; nor is a part of it.
+func TestErrorsQuoteNoToken(t *testing.T) {
+	tokens := quoting(t, nil)
+	for name, answer := range map[string]func(line string) string{
+		"echo":           func(line string) string { return line + "\r\n\r\n" },
+		"part of it":     func(line string) string { return line[:len(line)*2/3] },
+		"status line":    func(line string) string { return "HTTP/1.1 " + line + "\r\n\r\n" },
+		"header line":    func(line string) string { return "HTTP/1.1 200 OK\r\n" + line + "\r\n\r\n" },
+		"Content-Length": func(line string) string { return "HTTP/1.1 200 OK\r\nContent-Length: " + line + "\r\n\r\n" },
+		"two": func(line string) string {
+			return "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: " + line + "\r\n\r\n"
+		},
+		"Transfer-Encoding": func(line string) string { return "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + line + "\r\n\r\n" },
+		"in place of a chunk": func(line string) string {
+			return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + line + "\r\n"
+		},
+		"trailer": func(line string) string {
+			return "HTTP/1.1 200 OK\r\nContent-Disposition: attachment\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + line + "\r\n\r\n"
+		},
+	} {
+		for shape, directive := range shapes(rawUpstream(t, answer), tokens.URL) {
+			g := startGateway(t, directive)
+			if got := g.raw("GET /cgi-bin/media/get?media_id=abc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); carriesToken(got) {
+				t.Errorf("%s, %s: the caller got %q", name, shape, got)
+			}
+			if carriesToken(loggedSoFar()) {
+				t.Errorf("%s, %s: the token is in the log", name, shape)
+			}
+		}
+	}
+}
+
+// What is no answer does not become one: an empty or truncated 200 would be kept as a
+// picture.
+func TestRepliesThatAreNone(t *testing.T) {
+	tokens := quoting(t, nil)
+	for _, status := range []string{"101 Switching Protocols", "099 x", "000 x"} {
+		up := rawUpstream(t, func(string) string {
+			return "HTTP/1.1 " + status + "\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 5\r\n\r\nhello"
+		})
+		for shape, directive := range shapes(up, tokens.URL) {
+			g := startGateway(t, directive)
+			if res, body := g.get("/cgi-bin/media/get?media_id=abc"); res.StatusCode != http.StatusBadGateway {
+				t.Errorf("%s, %s: %d %s", status, shape, res.StatusCode, body)
+			}
+		}
+	}
+}
+
+// Over HTTP/2 a method can be anything: what cannot be sent on counts against nobody.
+func TestOddMethodsCountAgainstNobody(t *testing.T) {
+	w := startWechat(t)
+	g := startTLSGateway(t, "reverse_proxy "+w.URL+" {\nfail_duration 1h\nmax_fails 1\ntransport wechat {\napp "+testAppID+" {env.TEST_WECHAT_SECRET}\n}\n}")
+	for _, method := range []string{"G ET", "GÉT", "A/B"} {
+		s, err := openStream(g.URL, ":method", method, ":scheme", "https", ":authority", "127.0.0.1", ":path", "/cgi-bin/media/get?media_id=abc", "content-length", "0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.framer.WriteData(1, true, nil), s.readAnswer()); err != nil || s.answer.status != http.StatusBadRequest {
+			t.Errorf("%q: %+v, %v", method, s.answer, err)
+		}
+		s.conn.Close()
+	}
+	s, err := openStream(g.URL, ":method", "GET", ":scheme", "https", ":authority", "127.0.0.1", ":path", "/cgi-bin/media/get?media_id=abc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.conn.Close()
+	if err := errors.Join(s.framer.WriteData(1, true, nil), s.readAnswer()); err != nil || s.answer.status != http.StatusOK {
+		t.Errorf("the next caller: %+v, %v", s.answer, err)
+	}
+}
+
+// The bare transport asks for no compression either: an errcode would be out of sight.
+func TestBareTransportAsksForNoCompression(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, "reverse_proxy "+w.URL+" {\ntransport wechat {\napp "+testAppID+" {env.TEST_WECHAT_SECRET}\n}\n}")
+	g.do("GET", "/cgi-bin/media/get?media_id=abc", http.Header{"Accept-Encoding": {"gzip, br"}}, nil)
+	if got := w.only(t, "/cgi-bin/media/get").header["Accept-Encoding"]; got != nil {
+		t.Errorf("WeChat got Accept-Encoding %q", got)
 	}
 }
 
