@@ -72,7 +72,7 @@ const (
 //	wrong method                                           405       43001, 43002
 //	no such endpoint                                       404       40066
 //	no token available                                     503       -1
-//	no memory left to gather an upload                     503       -1
+//	no memory left to gather an upload, or no connection   503       -1
 //	WeChat unreachable, timed out                          502, 504  -1
 //
 // These placeholders are set for each request:
