@@ -190,10 +190,10 @@ func refusedUploads(t testing.TB) (site string, requests map[string]struct {
 	}
 }
 
-// Each refusal is seen 20 of 20 times, over each protocol, whatever the size.
+// Each refusal is seen 20 of 20 times, over each protocol, whatever the size. The large
+// ones go one after the other: each of them has 30 s.
 func TestRefusalsReachThoseWhoSendFirst(t *testing.T) {
 	site, requests := refusedUploads(t)
-	sizes := append(slices.Repeat([]int{1 << 20}, 15), 3<<20, 3<<20, 11<<20, 11<<20, 30<<20)
 	for _, over := range []struct {
 		name  string
 		start func(testing.TB, string) *gateway
@@ -204,13 +204,12 @@ func TestRefusalsReachThoseWhoSendFirst(t *testing.T) {
 		{"HTTP/2", startTLSGateway, sendThenRead2},
 	} {
 		g := over.start(t, site)
-		var senders sync.WaitGroup
-		for name, tc := range requests {
-			contentType := "multipart/form-data; boundary=b"
-			if name == "not a form" {
-				contentType = "image/jpeg"
-			}
-			senders.Go(func() {
+		sendAll := func(sizes ...int) {
+			for name, tc := range requests {
+				contentType := "multipart/form-data; boundary=b"
+				if name == "not a form" {
+					contentType = "image/jpeg"
+				}
 				for _, size := range sizes {
 					size += 1000 // beyond the limit of 1 MiB
 					a, err := over.send(g.URL, tc.path, contentType, size)
@@ -218,8 +217,11 @@ func TestRefusalsReachThoseWhoSendFirst(t *testing.T) {
 						t.Errorf("%s, %s, %d bytes: %+v, %v", over.name, name, size, a, err)
 					}
 				}
-			})
+			}
 		}
+		var senders sync.WaitGroup
+		senders.Go(func() { sendAll(slices.Repeat([]int{1 << 20}, 16)...) })
+		senders.Go(func() { sendAll(3<<20, 3<<20, 11<<20, 30<<20) })
 		senders.Wait()
 	}
 }
