@@ -30,20 +30,21 @@ func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 		Stall: writeStall, IdleTimeout: time.Duration(t.KeepAlive.IdleConnTimeout), MaxSpares: max(0, t.SpareConnections),
 		Key: t.destinationOf, Detach: detachDial, Observe: observeSpare,
 	}
-	if egress && t.ownTLS() {
+	ownTLS := t.ownTLS()
+	if egress && ownTLS {
 		options.Proxy = egressOf(rt.Proxy)
 	}
-	if !slices.Equal(t.Versions, []string{"1.1"}) {
-		options.MaxSpares = 0
+	if !slices.Equal(t.Versions, []string{"1.1"}) || egress && (!ownTLS || len(t.TLS.ExceptPorts) > 0) {
+		options.MaxSpares = 0 // http.Transport sees to the proxy
 	}
-	ownTLS := t.ownTLS()
+	t.egress = egress
 	t.dialer = wire.NewDialer(options)
 	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return t.dialer.DialContext(ownVars(ctx), network, addr)
+		return t.dialer.DialContext(ownVars(ctx, t.egress), network, addr)
 	}
 	if ownTLS {
 		rt.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return t.dialer.DialTLSContext(ownVars(ctx), network, addr)
+			return t.dialer.DialTLSContext(ownVars(ctx, t.egress), network, addr)
 		}
 		proxy := rt.Proxy
 		rt.Proxy = func(req *http.Request) (*url.URL, error) {
@@ -58,7 +59,8 @@ func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 // hasEgressProxy reports whether requests may go through an egress proxy: one of the
 // transport's, or one that the environment names.
 func (t *Transport) hasEgressProxy() bool {
-	return t.NetworkProxyRaw != nil || t.ForwardProxyURL != "" || httpproxy.FromEnvironment().HTTPSProxy != ""
+	env := httpproxy.FromEnvironment()
+	return t.NetworkProxyRaw != nil || t.ForwardProxyURL != "" || env.HTTPSProxy != "" || env.HTTPProxy != ""
 }
 
 // ownTLS reports whether TLS is made by internal/wire: Caddy's own is needed where it
@@ -76,13 +78,23 @@ func egressOf(proxy func(*http.Request) (*url.URL, error)) func(context.Context,
 	}
 }
 
+// send is the last step of all requests. Caddy's dialing finds out from the vars that
+// there is an egress proxy, which is written there meanwhile: each has its own.
+func (t *Transport) send(out *http.Request) (*http.Response, error) {
+	if t.egress {
+		out = out.WithContext(ownVars(out.Context(), false))
+	}
+	return t.HTTPTransport.RoundTrip(out)
+}
+
 // ownVars gives a connection being made vars of its own: it may outlive the request
-// that it is made for, whose handlers go on writing to theirs.
-func ownVars(ctx context.Context) context.Context {
+// that it is made for, whose handlers go on writing to theirs. proxied says whether an
+// egress proxy that is in them is this connection's.
+func ownVars(ctx context.Context, proxied bool) context.Context {
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	own := make(map[string]any)
-	for _, key := range []string{"reverse_proxy.proxy_protocol_info"} {
-		if v, ok := vars[key]; ok {
+	for _, key := range []string{"reverse_proxy.proxy_protocol_info", "reverse_proxy.proxy"} {
+		if v, ok := vars[key]; ok && (proxied || key != "reverse_proxy.proxy") {
 			own[key] = v
 		}
 	}
@@ -93,7 +105,7 @@ func ownVars(ctx context.Context) context.Context {
 func detachDial(ctx context.Context) context.Context {
 	ctx = context.WithoutCancel(ctx)
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	return context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+	return ownVars(ctx, true)
 }
 
 // destinationOf names what a connection leads to; nothing, if that is not the same for

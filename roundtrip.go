@@ -40,7 +40,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if ctx.Value(caddyhttp.VarsCtxKey) == nil {
 		// an active health check, which no server has prepared: it has no caller, and
 		// goes wherever health_upstream says, which is no place for a token
-		return t.HTTPTransport.RoundTrip(req)
+		return t.send(req)
 	}
 	ex := exchangeOf(ctx, t)
 	if ex == nil {
@@ -226,7 +226,7 @@ func (t *Transport) attempt(ex *exchange, ctx context.Context, req *http.Request
 	if wait := t.headerTimeout(0); wait > 0 {
 		a.await(wait+t.connectWait, 0)
 	}
-	res, err := t.HTTPTransport.RoundTrip(out)
+	res, err := t.send(out)
 	a.answer()
 	if err != nil {
 		a.end()

@@ -144,7 +144,7 @@ func (t *Transport) sendTokenCall(call *tokenCall, req *http.Request) (*http.Res
 	if err != nil {
 		return nil, err
 	}
-	res, err := t.HTTPTransport.RoundTrip(out)
+	res, err := t.send(out)
 	if err != nil {
 		call.err = dialCause(withoutURL(err))
 		return nil, reverseproxy.NewDialError(errors.New("the token call failed"))

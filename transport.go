@@ -105,6 +105,7 @@ type Transport struct {
 	retriesByStatus bool                  // the proxy may take an answer for a reason to ask again
 	elsewhere       http.RoundTripper     // for token calls to other hosts than the upstreams
 
+	egress      bool          // requests may go through a proxy
 	stall       time.Duration // for the reply's next bytes
 	headerWait  time.Duration // for the reply's headers
 	connectWait time.Duration // for a connection
@@ -286,8 +287,12 @@ func (t *Transport) setDefaults() {
 	if t.KeepAlive.IdleConnTimeout == 0 {
 		t.KeepAlive.IdleConnTimeout = caddy.Duration(defaultIdleTimeout)
 	}
-	if t.TLS != nil && t.TLS.HandshakeTimeout == 0 {
-		t.TLS.HandshakeTimeout = caddy.Duration(defaultHandshakeTimeout)
+	if t.TLS != nil {
+		if t.TLS.HandshakeTimeout == 0 {
+			t.TLS.HandshakeTimeout = caddy.Duration(defaultHandshakeTimeout)
+		}
+		// what does not depend on the request is one name, as for any other connection
+		t.TLS.ServerName = caddy.NewReplacer().ReplaceKnown(t.TLS.ServerName, "")
 	}
 }
 
