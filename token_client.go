@@ -115,8 +115,28 @@ func (t *Transport) tokenProxy() *reverseproxy.Handler {
 	lb := *cmp.Or(proxy.LoadBalancing, new(reverseproxy.LoadBalancing))
 	lb.RetryMatch, lb.TryDuration = nil, 0
 	lb.Retries = t.tokenHosts() - 1
+	lb.SelectionPolicy = &tokenSelection{operators: lb.SelectionPolicy}
 	proxy.LoadBalancing = &lb
 	return &proxy
+}
+
+// tokenSelection sends a token call where the operator's policy says, and from there
+// on to hosts that have not been tried: a policy that relies on hosts being found to be
+// down would stay with the first one, and one that finds all of them busy has none.
+type tokenSelection struct {
+	operators reverseproxy.Selector
+	others    FailoverSelection
+}
+
+// Select implements reverseproxy.Selector.
+func (s *tokenSelection) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
+	if seen := s.others.triedBy(r); len(seen.upstreams) == 0 {
+		if upstream := s.operators.Select(pool, r, w); upstream != nil {
+			seen.upstreams = append(seen.upstreams, upstream)
+			return upstream
+		}
+	}
+	return s.others.Select(pool, r, w)
 }
 
 // tokenHosts is how many upstreams a token call may try.
