@@ -92,6 +92,28 @@ func (*FailoverSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return noBlock(d, "lb_policy wechat_failover")
 }
 
+// callersSelection shows a policy the request as its caller has sent it: of what
+// header, cookie, query and uri_hash go by, little is left in the one for WeChat.
+type callersSelection struct{ reverseproxy.Selector }
+
+// forCallers returns a policy for requests of callers. Those that do not go by the
+// request stay as they are.
+func forCallers(policy reverseproxy.Selector) reverseproxy.Selector {
+	switch policy.(type) {
+	case *FailoverSelection, reverseproxy.RandomSelection, *reverseproxy.RandomSelection:
+		return policy
+	}
+	return callersSelection{policy}
+}
+
+// Select implements reverseproxy.Selector.
+func (s callersSelection) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
+	if ex, ok := caddyhttp.GetVar(r.Context(), exchangeVar).(*exchange); ok {
+		r = ex.caller.request
+	}
+	return s.Selector.Select(pool, r, w)
+}
+
 // Interface guards
 var (
 	_ reverseproxy.Selector = (*FailoverSelection)(nil)

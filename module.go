@@ -168,6 +168,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading reverse_proxy: %w", err)
 	}
 	h.proxy = mod.(*reverseproxy.Handler)
+	h.proxy.LoadBalancing.SelectionPolicy = forCallers(h.proxy.LoadBalancing.SelectionPolicy)
 	h.transport = h.proxy.Transport.(*Transport) // completeProxy has seen to it
 	h.transport.servesMedia = true
 	h.platform = h.transport.platform
