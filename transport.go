@@ -159,15 +159,16 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	return t.startWithConfig(ctx)
 }
 
-// findProxy finds the reverse_proxy that t is the transport of.
+// findProxy finds the reverse_proxy that t is the transport of: the innermost one, be
+// it a handler's own or one that stands in a handle_response of its.
 func (t *Transport) findProxy(ctx caddy.Context) error {
-	alone := true
+	var alone, inHandler bool
 	for _, mod := range ctx.Modules() {
 		switch mod := mod.(type) {
 		case *Handler:
-			alone = false
+			inHandler = true
 		case *reverseproxy.Handler:
-			t.proxy = mod // the innermost one counts
+			t.proxy, alone, inHandler = mod, !inHandler, false
 		}
 	}
 	if t.proxy == nil {
@@ -369,13 +370,13 @@ func (t *Transport) Cleanup() error {
 }
 
 // RequestHeaderOps names the upstream as the host, whatever the caller called
-// the gateway, and takes away what a proxy tells about itself and its callers, and
-// what would have WeChat compress replies, which then could not be read here.
-// Operations of the operator's own come after these.
+// the gateway, and takes away what a proxy tells about itself and its callers, and the
+// wish for compression: what is compressed cannot be examined, nor the token be taken
+// out of it. Operations of the operator's own come after these.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	return &headers.HeaderOps{
 		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
-		Delete: []string{"Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Accept-Encoding"},
+		Delete: []string{"Accept-Encoding", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"},
 	}
 }
 
