@@ -162,9 +162,24 @@ func takeOwn(d *caddyfile.Dispenser, misplaced map[string]string, names ...strin
 var misplacedOptions = func() map[string]string {
 	places := map[string]string{"token": "the block of an app: app <app_id> [<app_secret>] { ... }"}
 	places["share_token"] = places["token"]
-	for _, option := range []string{"dial_timeout", "tls_timeout", "response_header_timeout", "read_timeout", "write_timeout",
-		"tls_trust_pool", "tls_server_name", "local_address", "network_proxy", "forward_proxy_url", "versions", "spare_connections"} {
+	for _, option := range []string{"compression", "dial_fallback_delay", "dial_timeout", "expect_continue_timeout", "forward_proxy_url",
+		"keepalive", "keepalive_idle_conns", "keepalive_idle_conns_per_host", "keepalive_interval", "local_address", "max_conns_per_host",
+		"max_response_header", "network_proxy", "proxy_protocol", "read_buffer", "read_timeout", "resolvers", "response_header_timeout",
+		"spare_connections", "tls", "tls_client_auth", "tls_curves", "tls_except_ports", "tls_insecure_skip_verify", "tls_renegotiation",
+		"tls_server_name", "tls_timeout", "tls_trust_pool", "versions", "write_buffer", "write_timeout"} {
 		places[option] = "a block: transport wechat { ... }"
+	}
+	return places
+}()
+
+// misplacedInTransport are often looked for in the transport's block.
+var misplacedInTransport = func() map[string]string {
+	places := map[string]string{"token": misplacedOptions["token"], "share_token": misplacedOptions["token"]}
+	for _, option := range []string{"types", "max_upload_size", "sdk_tokens", "translate_status", "cache_control", "errors"} {
+		places[option] = "the block of wechat_media"
+	}
+	for _, option := range []string{"header_up", "header_down"} {
+		places[option] = "the block around this one"
 	}
 	return places
 }()
@@ -319,7 +334,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	segment := d.NewFromNextSegment()
-	own, err := takeOwn(segment, nil, "app", "app_selector", "replay_buffer", "spare_connections")
+	own, err := takeOwn(segment, misplacedInTransport, "app", "app_selector", "replay_buffer", "spare_connections")
 	if err != nil {
 		return err
 	}

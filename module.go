@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -263,6 +264,9 @@ func (h *Handler) completeProxy() (*reverseproxy.Handler, error) {
 		return nil, errors.New(`reverse_proxy's transport must be "wechat", with at least one app`)
 	}
 
+	if err := h.checkOptions(&proxy); err != nil {
+		return nil, err
+	}
 	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
 		for _, host := range guessPlatform(transport["apps"]).Hosts {
 			proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: host})
@@ -278,6 +282,33 @@ func (h *Handler) completeProxy() (*reverseproxy.Handler, error) {
 	}
 	return &proxy, nil
 }
+
+// checkOptions refuses options of reverse_proxy that would undo what is promised: that
+// callers reach the media endpoints only, and that what a caller does is not counted
+// against a host of WeChat's.
+func (h *Handler) checkOptions(proxy *reverseproxy.Handler) error {
+	if proxy.Rewrite != nil {
+		return errors.New("rewrite and method have no place here, for the gateway itself makes the request for WeChat; " +
+			"write them in front of it")
+	}
+	if proxy.HealthChecks == nil || proxy.HealthChecks.Passive == nil {
+		return nil
+	}
+	passive := proxy.HealthChecks.Passive
+	if passive.UnhealthyLatency != 0 {
+		return errors.New("unhealthy_latency would count the time that callers take for their uploads; " +
+			"write transport wechat { response_header_timeout <duration> }")
+	}
+	for _, status := range passive.UnhealthyStatus {
+		if h.TranslateStatus && slices.ContainsFunc(callersStatuses, func(s int) bool { return caddyhttp.StatusCodeMatches(s, status) }) {
+			return fmt.Errorf("unhealthy_status %d would count callers' errors, which have such a status with translate_status", status)
+		}
+	}
+	return nil
+}
+
+// callersStatuses are those that translate_status gives to what a caller did.
+var callersStatuses = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge}
 
 func completeLoadBalancing(configured *reverseproxy.LoadBalancing, upstreams int) *reverseproxy.LoadBalancing {
 	lb := new(reverseproxy.LoadBalancing)

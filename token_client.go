@@ -260,9 +260,20 @@ func (t *Transport) isLocal() bool {
 	})
 }
 
-// ofRequest finds placeholders that only a request has a value for; what upstreams and
-// the environment say is known without.
-var ofRequest = regexp.MustCompile(`\{(?:http\.(?:request|vars|regexp|matchers|auth|error|shutting_down)|cookie|header|host|hostport|labels|method|path|port|query|remote|re|scheme|uri|client_ip|vars|tls_client)[^}]*\}`)
+var placeholders = regexp.MustCompile(`\{[a-zA-Z_][^{}"\s]*\}`)
+
+// ofRequest finds a placeholder that only a request has a value for, such as one of a
+// map; what upstreams and the environment say is known without.
+func ofRequest(text string) string {
+	repl := caddy.NewReplacer()
+	for _, p := range placeholders.FindAllString(text, -1) {
+		key := strings.Trim(p, "{}")
+		if _, known := repl.Get(key); !known && !strings.HasPrefix(key, "http.reverse_proxy.upstream.") {
+			return p
+		}
+	}
+	return ""
+}
 
 // checkTokenWay refuses a way that depends on the request: a token call has none, and
 // must not go where nobody has said that it should.
@@ -275,7 +286,7 @@ func (t *Transport) checkTokenWay(string) error {
 		places[fmt.Sprintf("upstream %d", i+1)] = u.Dial
 	}
 	for place, text := range places {
-		if placeholder := ofRequest.FindString(text); placeholder != "" {
+		if placeholder := ofRequest(text); placeholder != "" {
 			return fmt.Errorf("%s: %s depends on the request, and a token call has none; name a fixed one, or use "+
 				"token server or token file", place, placeholder)
 		}

@@ -140,6 +140,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err := t.findProxy(ctx); err != nil {
 		return err
 	}
+	if err := t.checkUpstreams(); err != nil {
+		return err
+	}
 	t.setDefaults()
 	elsewhere, egress := t.withoutUpstream(), t.hasEgressProxy()
 	writeStall := t.takeTimeouts()
@@ -295,6 +298,23 @@ func (t *Transport) setDefaults() {
 		// what does not depend on the request is one name, as for any other connection
 		t.TLS.ServerName = caddy.NewReplacer().ReplaceKnown(t.TLS.ServerName, "")
 	}
+}
+
+// checkUpstreams refuses what is no address as soon as that is known, instead of with
+// the first request.
+func (t *Transport) checkUpstreams() error {
+	for i, u := range t.proxy.Upstreams {
+		dial := caddy.NewReplacer().ReplaceKnown(u.Dial, "")
+		addr, err := caddy.ParseNetworkAddress(dial)
+		switch {
+		case strings.Contains(dial, "{"): // a request may tell
+		case err == nil && addr.IsUnixNetwork():
+		case err != nil || !strings.HasPrefix(addr.Network, "tcp") || addr.StartPort == 0 || addr.PortRangeSize() != 1:
+			return fmt.Errorf("upstream %d: %s stands for %q, which is no address; write <host>:<port>, and for https "+
+				"transport wechat { tls }", i+1, u.Dial, dial)
+		}
+	}
+	return nil
 }
 
 // takeTimeouts takes over the clocks that Caddy would run on the connection, and for
