@@ -38,6 +38,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	err := h.serve(w, r, ex)
 	if ex.caller.unread {
 		ex.linger(err == nil)
+		if err != nil { // whoever writes the error page has no body to send on
+			r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+		}
 	}
 	return err
 }
