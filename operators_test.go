@@ -1,0 +1,267 @@
+package wechatmedia
+
+// More configurations as an operator writes them: who is asked, by which way, and what
+// is refused when the config is loaded.
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// A policy that goes by the request sees the one that its caller has sent, and nothing
+// of it reaches WeChat.
+func TestPoliciesSeeTheCallersRequest(t *testing.T) {
+	first, second := startWechat(t), startWechat(t)
+	for _, policy := range []string{"header X-Tenant", "cookie lb secret", "query tenant"} {
+		first.reset()
+		second.reset()
+		g := startGateway(t, "wechat_media "+first.URL+" "+second.URL+" {\napp "+testAppID+" {\ntoken file "+tokenFile(t, first, second)+
+			"\n}\nlb_policy "+policy+"\n}")
+		header := http.Header{"X-Tenant": {"a"}}
+		for i := range 20 {
+			res, body := g.do("GET", fmt.Sprintf("/media/abc%d?tenant=a", i), header, nil)
+			if res.StatusCode != 200 {
+				t.Fatalf("%s: %d %s", policy, res.StatusCode, body)
+			}
+			if cookie, _, _ := strings.Cut(res.Header.Get("Set-Cookie"), ";"); cookie != "" {
+				header.Set("Cookie", cookie)
+			}
+		}
+		if a, b := len(first.requests()), len(second.requests()); a != 0 && b != 0 {
+			t.Errorf("%s: of one tenant's requests, %d and %d went to the two hosts", policy, a, b)
+		}
+		for _, s := range append(first.requests(), second.requests()...) {
+			if s.header.Get("X-Tenant") != "" || s.header.Get("Cookie") != "" || strings.Contains(s.uri, "tenant") {
+				t.Fatalf("%s: WeChat got %s %v", policy, s.uri, s.header)
+			}
+		}
+	}
+}
+
+// Whatever the policy, a token call goes on to the next host if the first is down, and
+// is not held up by a limit of requests that the waiting one has reached.
+func TestTokenCallsFindAHost(t *testing.T) {
+	w := startWechat(t)
+	for _, policy := range []string{"first", "ip_hash", "uri_hash", "client_ip_hash", "header X-Tenant", "query tenant", "least_conn"} {
+		for _, upstreams := range []string{"http://127.0.0.1:1 " + w.URL, w.URL + " http://127.0.0.1:1"} {
+			w.reset()
+			g := startGateway(t, block(upstreams, "lb_policy "+policy))
+			if !eventually(func() bool { return w.count(testTokenPath) > 0 }) {
+				t.Errorf("%s, %s: no token\n%s", policy, upstreams, loggedSoFar())
+			}
+			g.load("respond ok")
+		}
+	}
+	g := startGateway(t, block(w.URL, "unhealthy_request_count 1"))
+	for range 3 {
+		if res, body := g.get("/cgi-bin/media/get?media_id=abc"); res.StatusCode != 200 || !strings.Contains(string(body), "40007") {
+			t.Errorf("with one request at a time: %d %s", res.StatusCode, body)
+		}
+		w.revoke()
+	}
+}
+
+// countingProxy is an egress proxy that counts what goes through it.
+func countingProxy(t testing.TB) (url string, through *atomic.Int64) {
+	t.Helper()
+	through = new(atomic.Int64)
+	plain := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}}
+	return upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		through.Add(1)
+		if r.Method != http.MethodConnect {
+			plain.ServeHTTP(rw, r)
+			return
+		}
+		up, err := net.Dial("tcp", r.Host)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer up.Close()
+		down, _, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer down.Close()
+		_, _ = io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n")
+		go func() { _, _ = io.Copy(up, down); _ = up.Close() }()
+		_, _ = io.Copy(down, up)
+	})).URL, through
+}
+
+// Token calls and media go through the egress proxy that is configured, with TLS and
+// without, over every version of HTTP.
+func TestEgressProxies(t *testing.T) {
+	w := startWechat(t)
+	secure := httptest.NewUnstartedServer(w)
+	var direct atomic.Int64
+	secure.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			direct.Add(1)
+		}
+	}
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TEST_SERVER_NAME", "example.com")
+	for name, tc := range map[string]struct{ upstream, options string }{
+		"plain":                   {w.URL, ""},
+		"TLS":                     {secure.URL, "tls_insecure_skip_verify"},
+		"HTTP/2":                  {secure.URL, "versions 1.1 2\ntls_insecure_skip_verify"},
+		"a name from outside":     {secure.URL, "tls_server_name {env.TEST_SERVER_NAME}\ntls_trust_pool file " + ca},
+		"a new one for each, TLS": {secure.URL, "keepalive off\ntls_insecure_skip_verify"},
+		"no spares":               {secure.URL, "spare_connections 0\ntls_insecure_skip_verify"},
+		"new connection for each": {w.URL, "keepalive off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			direct.Store(0)
+			proxy, through := countingProxy(t)
+			g := startGateway(t, block(tc.upstream, "transport wechat {\nnetwork_proxy url "+proxy+"\n"+tc.options+"\n}"))
+			for range 3 {
+				if res, body := g.get("/media/abc"); res.StatusCode != 200 || !strings.Contains(string(body), "40007") {
+					t.Fatalf("%d %s\n%s", res.StatusCode, body, loggedSoFar())
+				}
+			}
+			if through.Load() == 0 || tc.upstream == w.URL && through.Load() < 4 {
+				t.Errorf("%d connections or requests went through the proxy", through.Load())
+			}
+			if tc.upstream != w.URL && !eventually(func() bool { return direct.Load() == through.Load() }) {
+				t.Errorf("of %d connections, %d were made through the proxy", direct.Load(), through.Load())
+			}
+		})
+	}
+}
+
+// A transport that stands alone in a handler's handle_response answers with true
+// statuses.
+func TestRefusalOfTransportInHandleResponse(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL, "handle_response {\nreverse_proxy "+w.URL+" {\ntransport wechat {\napp wx2 {\ntoken file "+
+		filepath.Join(t.TempDir(), "missing")+"\n}\n}\n}\n}"))
+	if res, body := g.get("/media/abc"); res.StatusCode != 503 {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+}
+
+// Compression that a caller asks for would hide the token from what takes it out, and
+// rejections from what heals them.
+func TestCallersAskForNoCompression(t *testing.T) {
+	up := quoting(t, func(rw http.ResponseWriter, r *http.Request) {
+		out := io.Writer(rw)
+		rw.Header().Set("Content-Type", "text/plain")
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			rw.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(rw)
+			defer z.Close()
+			out = z
+		}
+		fmt.Fprintf(out, `{"errcode":40007,"errmsg":"bad request %s"}`, r.RequestURI)
+	})
+	for name, directive := range map[string]string{
+		"handler": quotingBlock(up.URL),
+		"bare": "reverse_proxy " + up.URL + " {\ntransport wechat {\napp " + testAppID + " {\ntoken server " + up.URL +
+			"/token-server\n}\n}\n}",
+		"bare, compression on": "reverse_proxy " + up.URL + " {\ntransport wechat {\ncompression on\napp " + testAppID + " {\ntoken server " + up.URL +
+			"/token-server\n}\n}\n}",
+	} {
+		g := startGateway(t, directive)
+		res, body := g.do("GET", "/cgi-bin/media/get?media_id=abc", http.Header{"Accept-Encoding": {"gzip"}}, nil)
+		if z, err := gzip.NewReader(bytes.NewReader(body)); err == nil {
+			body, _ = io.ReadAll(z)
+		}
+		if carriesToken(string(body)) || !strings.Contains(string(body), "40007") {
+			t.Errorf("%s: %v %s", name, res.Header, body)
+		}
+	}
+}
+
+// Another host makes the error pages: of a refused upload, no body is left for it.
+func TestErrorPagesOfAnotherHost(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	pages := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		asked = append(asked, fmt.Sprint(r.Method, " ", n))
+		mu.Unlock()
+		_, _ = io.WriteString(rw, "page of "+r.URL.Path)
+	}))
+	g := startGateway(t, block("http://127.0.0.1:1", "errors caddy")+"\nhandle_errors {\nrewrite /{err.status_code}\nreverse_proxy "+pages.URL+"\n}")
+	contentType, body := form(t, "a.jpg", picture(t, 50_000))
+	for _, chunked := range []bool{false, true} {
+		in := io.Reader(bytes.NewReader(body))
+		if chunked {
+			in = io.MultiReader(in)
+		}
+		if res, page := g.do("POST", "/media?type=video", http.Header{"Content-Type": {contentType}}, in); string(page) != "page of /400" {
+			t.Errorf("length unknown %v: %d %s", chunked, res.StatusCode, page)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if fmt.Sprint(asked) != "[POST 0 POST 0]" {
+		t.Errorf("the host of the pages was asked %q", asked)
+	}
+}
+
+// What would undo a promise, or can only fail, is told when the config is loaded, with
+// what to write instead.
+func TestOptionsThatAreRefused(t *testing.T) {
+	t.Setenv("SECRET", "0123456789abcdef0123456789abcdef")
+	t.Setenv("TEST_URL", "http://127.0.0.1:9000")
+	site := func(front, upstreams, options string) string {
+		return ":8080 {\n" + front + "\nwechat_media " + upstreams + " {\napp wx1 {env.SECRET}\n" + options + "\n}\n}\n"
+	}
+	const somewhere = "http://127.0.0.1:1"
+	backend := "map {host} {backend} {\ndefault 127.0.0.1:1\n}"
+	for name, tc := range map[string]struct{ config, want string }{
+		"rewrite":                   {site("", somewhere, "rewrite /cgi-bin/user/info?{query}"), "write them in front of it"},
+		"method":                    {site("", somewhere, "method GET"), "write them in front of it"},
+		"unhealthy_latency":         {site("", somewhere, "unhealthy_latency 1s"), "response_header_timeout"},
+		"callers' errors":           {site("", somewhere, "translate_status\nunhealthy_status 5xx 4xx"), "unhealthy_status 4 would count callers' errors"},
+		"an upstream of a map":      {site(backend, "{backend}", ""), "{backend} depends on the request"},
+		"a Host of a map":           {site(backend, somewhere, "header_up Host {backend}"), "{backend} depends on the request"},
+		"a server name of a map":    {site(backend, "https://127.0.0.1:1", "transport wechat {\ntls_server_name {backend}\n}"), "{backend} depends on the request"},
+		"an upstream that is unset": {site("", "{env.TEST_UNSET}", ""), `{env.TEST_UNSET} stands for "", which is no address; write <host>:<port>`},
+		"a URL from outside":        {site("", "{env.TEST_URL}", ""), `{env.TEST_URL} stands for "http://127.0.0.1:9000", which is no address`},
+		"HTTP's option":             {site("", somewhere, "keepalive off"), "keepalive goes into a block: transport wechat"},
+		"TLS' option":               {site("", somewhere, "tls_insecure_skip_verify"), "tls_insecure_skip_verify goes into a block: transport wechat"},
+		"our option in transport":   {site("", somewhere, "transport wechat {\ntypes voice\n}"), "types goes into the block of wechat_media"},
+		"header_up in transport":    {site("", somewhere, "transport wechat {\nheader_up X y\n}"), "header_up goes into the block around this one"},
+		"token in transport":        {site("", somewhere, "transport wechat {\ntoken stable\n}"), "token goes into the block of an app"},
+	} {
+		err := validate(t, tc.config)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for name, config := range map[string]string{
+		"statuses of the host's own":     site("", somewhere, "translate_status\nunhealthy_status 5xx 403"),
+		"4xx without translate_status":   site("", somewhere, "unhealthy_status 4xx"),
+		"an upstream of a map, no calls": strings.Replace(site(backend, "{backend}", ""), "{env.SECRET}", "{\ntoken file /t\n}", 1),
+		"a Host of the upstream's":       site("", somewhere, "header_up Host {upstream_hostport}"),
+		"a socket":                       site("", "unix//run/s.sock", ""),
+	} {
+		if err := validate(t, config); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
