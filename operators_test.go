@@ -253,6 +253,11 @@ func TestOptionsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
+	const selector = `{"apps":{"http":{"servers":{"s":{"routes":[{"handle":[{"handler":"wechat_media","reverse_proxy":{"transport":{"protocol":"wechat",
+		"app_selector":"wx2","apps":[{"app_id":"wx1","app_secret":"{env.SECRET}"}]}}}]}]}}}}}`
+	if err := validateJSON(t, []byte(selector)); err == nil || !strings.Contains(err.Error(), "has no placeholder") {
+		t.Errorf("a selector without a placeholder, in JSON: got %v", err)
+	}
 	for name, config := range map[string]string{
 		"statuses of the host's own":     site("", somewhere, "translate_status\nunhealthy_status 5xx 403"),
 		"4xx without translate_status":   site("", somewhere, "unhealthy_status 4xx"),

@@ -340,6 +340,9 @@ func (t *Transport) Validate() error {
 	if t.ReplayBuffer < 0 {
 		return fmt.Errorf("replay_buffer is %d bytes; it cannot be negative", t.ReplayBuffer)
 	}
+	if t.AppSelector != "" && !strings.Contains(t.AppSelector, "{") {
+		return fmt.Errorf("app_selector %q has no placeholder; write for example {http.request.header.X-Wechat-Appid}", t.AppSelector)
+	}
 	if t.SpareConnections < -1 {
 		return fmt.Errorf("spare_connections is %d; it cannot be negative", t.SpareConnections)
 	}
