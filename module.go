@@ -88,9 +88,9 @@ const (
 //
 // With two of these handlers in one request, they speak of the last one.
 type Handler struct {
-	// The reverse_proxy that does the work, with all of its options. Its
-	// transport must be `wechat`, which has the apps. Default upstreams:
-	// `api.weixin.qq.com:443`, and `api2.weixin.qq.com:443` when the first is
+	// The reverse_proxy that does the work, with all of its options but `rewrite` and
+	// `unhealthy_latency`. Its transport must be `wechat`, which has the apps. Default
+	// upstreams: `api.weixin.qq.com:443`, and `api2.weixin.qq.com:443` when the first is
 	// down; for WeCom, its one host. With more than one upstream, what is not set of load
 	// balancing is: policy `wechat_failover`, one retry for each further upstream
 	// where it is safe to repeat the request (unless `try_duration` is set), and an
