@@ -91,6 +91,12 @@ func newWorld(t testing.TB, spares int, closes bool) *world {
 	return w
 }
 
+// pass lets virtual time go by, until all has come to rest that it brings.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // dial takes its time.
 func (w *world) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	w.mu.Lock()
@@ -197,7 +203,7 @@ func TestLoneCaller(t *testing.T) {
 					if took := w.get(); i > 0 && took != roundTrip {
 						t.Errorf("closes %t, pause %v: the %d. request took %v", closes, pause, i, took)
 					}
-					time.Sleep(pause)
+					pass(pause)
 				}
 			})
 		}
@@ -330,12 +336,12 @@ func TestNoDemandNoConnections(t *testing.T) {
 			w := newWorld(t, 16, closes)
 			defer w.end()
 			w.Begin(t.Context(), &url.URL{Scheme: "http", Host: "wechat.test"}).End()
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			if opened, _ := w.connections(); opened != 0 {
 				t.Errorf("%d connections before the first request", opened)
 			}
 			w.load(8, 50*time.Millisecond, 10*time.Second)
-			time.Sleep(2 * time.Minute)
+			pass(2 * time.Minute)
 			w.mu.Lock()
 			if len(w.open) != 0 {
 				t.Errorf("%d connections after two minutes", len(w.open))
@@ -347,7 +353,7 @@ func TestNoDemandNoConnections(t *testing.T) {
 			}
 			w.Dialer.mu.Unlock()
 			before, _ := w.connections()
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 			if opened, _ := w.connections(); opened != before {
 				t.Errorf("%d connections in an idle hour", opened-before)
 			}
@@ -375,7 +381,7 @@ func TestDeadSpares(t *testing.T) {
 		w := newWorld(t, 16, true)
 		defer w.end()
 		w.get()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := w.Spares(); n != 1 {
 			t.Fatalf("%d spares", n)
 		}
@@ -383,13 +389,13 @@ func TestDeadSpares(t *testing.T) {
 		if n := w.Spares(); n != 0 || w.count(SpareExpired) != 1 {
 			t.Errorf("%d spares, %d expired", n, w.count(SpareExpired))
 		}
-		time.Sleep(retryFirst + 2*connecting) // it died young
+		pass(retryFirst + 2*connecting) // it died young
 		if n := w.Spares(); n != 1 {
 			t.Errorf("%d spares later", n)
 		}
-		time.Sleep(retryFirst)
+		pass(retryFirst)
 		w.closeAll() // not so young
-		time.Sleep(2 * connecting)
+		pass(2 * connecting)
 		if took := w.get(); took != roundTrip {
 			t.Errorf("took %v", took)
 		}
@@ -403,7 +409,7 @@ func TestSparesThatDoNotLast(t *testing.T) {
 		defer w.end()
 		w.get()
 		for range 60 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			w.closeAll()
 		}
 		if opened, _ := w.connections(); opened > 10 {
@@ -418,13 +424,13 @@ func TestSparesThatFail(t *testing.T) {
 		w := newWorld(t, 16, true)
 		defer w.end()
 		w.get()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		w.mu.Lock()
 		w.dialError = errors.New("nobody there")
 		w.opened = 0
 		w.mu.Unlock()
 		w.get() // by the spare
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if opened, _ := w.connections(); opened > 8 {
 			t.Errorf("tried %d times", opened)
 		}
@@ -434,7 +440,7 @@ func TestSparesThatFail(t *testing.T) {
 		w.mu.Lock()
 		w.dialError = nil
 		w.mu.Unlock()
-		time.Sleep(retryMost + connecting)
+		pass(retryMost + connecting)
 		if n := w.Spares(); n != 1 {
 			t.Errorf("%d spares later", n)
 		}
@@ -472,7 +478,7 @@ func TestWaiters(t *testing.T) {
 		w := newWorld(t, 16, true)
 		defer w.end()
 		first := w.dialLater(t.Context()) // and a spare
-		time.Sleep(connecting / 2)
+		pass(connecting / 2)
 		second := w.dialLater(t.Context()) // takes that, and another one is begun
 		for _, done := range []chan dialing{first, second} {
 			d := <-done
@@ -514,7 +520,7 @@ func TestWaiterGivesUp(t *testing.T) {
 			t.Errorf("%v after %v", d.err, d.took)
 		}
 		defer (<-first).conn.Close()
-		time.Sleep(connecting)
+		pass(connecting)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if n := w.Spares(); n == 0 || n != len(w.open)-1 {

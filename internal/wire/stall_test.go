@@ -34,7 +34,7 @@ func TestStall(t *testing.T) {
 		}
 
 		// it is the writes that are limited, not the time between them
-		time.Sleep(5 * stall)
+		pass(5 * stall)
 		go func() { _, _ = peers.Read(make([]byte, 10)) }()
 		if n, err := c.Write(make([]byte, 10)); n != 10 || err != nil {
 			t.Error(n, err)
@@ -51,19 +51,13 @@ func TestStallAndDeadline(t *testing.T) {
 		c := &stallConn{Conn: ours, stall: time.Hour}
 		start := time.Now()
 		_ = c.SetDeadline(start.Add(5 * time.Second))
-		go func() {
-			time.Sleep(time.Second)
-			_, _ = peers.Read(make([]byte, 1)) // no progress makes it longer
-		}()
+		time.AfterFunc(time.Second, func() { _, _ = peers.Read(make([]byte, 1)) }) // no progress makes it longer
 		if n, err := c.Write(make([]byte, 10)); n != 1 || err == nil || time.Since(start) != 5*time.Second {
 			t.Errorf("%d, %v after %v", n, err, time.Since(start))
 		}
 		_ = c.SetWriteDeadline(time.Time{})
 		start = time.Now()
-		go func() {
-			time.Sleep(time.Second)
-			_ = c.SetWriteDeadline(time.Unix(1, 0))
-		}()
+		time.AfterFunc(time.Second, func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) })
 		if _, err := c.Write(make([]byte, 10)); err == nil || time.Since(start) != time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
