@@ -4,7 +4,6 @@ package caddysandbox
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,8 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -29,50 +29,26 @@ import (
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
-func init() { caddy.RegisterModule(memoryLog{}) }
-
-// memoryLog is a log output that tests can read.
-type memoryLog struct{}
-
-var written struct {
-	sync.Mutex
-	bytes.Buffer
-}
-
-func (memoryLog) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "caddy.logging.writers.test_memory", New: func() caddy.Module { return new(memoryLog) }}
-}
-func (memoryLog) String() string                                { return "memory" }
-func (memoryLog) WriterKey() string                             { return "memory" }
-func (memoryLog) OpenWriter() (io.WriteCloser, error)           { return memoryLog{}, nil }
-func (memoryLog) Close() error                                  { return nil }
-func (memoryLog) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
-func (memoryLog) Write(p []byte) (int, error) {
-	written.Lock()
-	defer written.Unlock()
-	return written.Write(p)
-}
-
-// run runs a Caddyfile, in which PORT stands for a port that is free, until the test
-// ends, and returns the address.
-func run(t *testing.T, config string) string {
+// run runs a Caddyfile until the test ends, and returns the address. In it PORT stands
+// for a port that is free, and LOG for the file that all is logged in, which it returns
+// too.
+func run(t *testing.T, config string) (address, log string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
+	address = l.Addr().String()
 	l.Close()
 	_, port, _ := net.SplitHostPort(address)
-	config = "{\nadmin off\npersist_config off\ndebug\nlog {\noutput test_memory\n}\n}\n" + strings.ReplaceAll(config, "PORT", port)
+	log = filepath.Join(t.TempDir(), "log")
+	config = "{\nadmin off\npersist_config off\ndebug\nlog {\noutput file LOG\n}\n}\n" + config
+	config = strings.NewReplacer("PORT", port, "LOG", log).Replace(config)
 	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
 	out, _, err := adapter.Adapt([]byte(config), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	written.Lock()
-	written.Reset()
-	written.Unlock()
 	if err := caddy.Load(out, true); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +57,7 @@ func run(t *testing.T, config string) string {
 			t.Error(err)
 		}
 	})
-	return address
+	return address, log
 }
 
 // line is one of the access log.
@@ -98,11 +74,13 @@ type line struct {
 }
 
 // logLines returns all that was logged, and the lines of access logs in it.
-func logLines(t *testing.T) (all string, access []line) {
+func logLines(t *testing.T, file string) (all string, access []line) {
 	t.Helper()
-	written.Lock()
-	all = written.String()
-	written.Unlock()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = string(b)
 	for text := range strings.Lines(all) {
 		var l line
 		if err := json.Unmarshal([]byte(text), &l); err != nil {
@@ -120,8 +98,8 @@ func TestAccessLog(t *testing.T) {
 	t.Setenv("SANDBOX_SECRET_1", "sentinel-secret-1")
 	t.Setenv("SANDBOX_SECRET_2", "sentinel-secret-2")
 	const place = "wechat_sandbox {\napp wx1 {env.SANDBOX_SECRET_1}\ncorp ww1 {env.SANDBOX_SECRET_2}\n}\n"
-	address := run(t, "http://127.0.0.1:PORT {\nlog {\noutput test_memory\n}\n@quiet path /cgi-bin/quiet\nlog_skip @quiet\n"+place+"}\n"+
-		"http://127.0.0.3:PORT {\nlog own {\noutput test_memory\n}\nlog_name a b\n"+place+"}\n")
+	address, log := run(t, "http://127.0.0.1:PORT {\nlog {\noutput file LOG\n}\n@quiet path /cgi-bin/quiet\nlog_skip @quiet\n"+place+"}\n"+
+		"http://127.0.0.3:PORT {\nlog own {\noutput file LOG\n}\nlog_name a b\n"+place+"}\n")
 	ask := func(host, method, target string) string {
 		t.Helper()
 		req, err := http.NewRequest(method, "http://"+address+target, nil)
@@ -165,7 +143,7 @@ func TestAccessLog(t *testing.T) {
 		ask("127.0.0.1:"+port, "GET", target)
 		want = append(want, uri)
 	}
-	_, access := logLines(t)
+	_, access := logLines(t, log)
 	if len(access) != len(want) {
 		t.Errorf("%d lines, want %d", len(access), len(want))
 	}
@@ -183,7 +161,7 @@ func TestAccessLog(t *testing.T) {
 
 	ask("127.0.0.1:"+port, "GET", "/cgi-bin/quiet")
 	ask("127.0.0.3:"+port, "GET", "/cgi-bin/media/get?access_token="+token.AccessToken)
-	all, access := logLines(t)
+	all, access := logLines(t, log)
 	var named []string
 	for _, l := range access[len(want):] {
 		named = append(named, l.Logger)
@@ -246,13 +224,13 @@ func TestWhichAccessLog(t *testing.T) {
 
 // A download that the sandbox cuts is in the log, too.
 func TestAccessLogOfACutDownload(t *testing.T) {
-	address := run(t, "http://127.0.0.1:PORT {\nlog\nwechat_sandbox {\napp wx1 s\n}\n}\n")
+	address, log := run(t, "http://127.0.0.1:PORT {\nlog\nwechat_sandbox {\napp wx1 s\n}\n}\n")
 	res, err := http.Post("http://"+address+"/sandbox/cut?endpoint=token&after=0", "", nil)
 	if err != nil || res.StatusCode != 200 {
 		t.Fatal(res, err)
 	}
 	res.Body.Close()
-	_, before := logLines(t)
+	_, before := logLines(t, log)
 	res, err = http.Post("http://"+address+"/sandbox/cut?endpoint=upload&after=1", "", nil)
 	if err != nil || res.StatusCode != 200 {
 		t.Fatal(res, err)
@@ -262,7 +240,7 @@ func TestAccessLogOfACutDownload(t *testing.T) {
 		t.Errorf("status %d", res.StatusCode)
 		res.Body.Close()
 	}
-	if _, after := logLines(t); len(after) != len(before)+2 {
+	if _, after := logLines(t, log); len(after) != len(before)+2 {
 		t.Errorf("%d lines, then %d", len(before), len(after))
 	}
 }
@@ -302,7 +280,7 @@ func (c *raw) get(host, path string) int {
 // Connections that served the sandbox are closed when they have been idle; those of
 // another site at the same address are not.
 func TestIdleConnectionsAreClosed(t *testing.T) {
-	address := run(t, "http://127.0.0.1:PORT {\nwechat_sandbox {\napp wx1 s\nidle_timeout 100ms\n}\n}\nhttp://127.0.0.2:PORT {\nrespond ok\n}\n")
+	address, _ := run(t, "http://127.0.0.1:PORT {\nwechat_sandbox {\napp wx1 s\nidle_timeout 100ms\n}\n}\nhttp://127.0.0.2:PORT {\nrespond ok\n}\n")
 	other, ours := dial(t, address), dial(t, address)
 	other.get("127.0.0.2", "/")
 	start := time.Now()
@@ -331,10 +309,10 @@ func TestIdleTimeout(t *testing.T) {
 		closer := &idleCloser{limit: sandbox.IdleTimeout}
 		conn := new(pretendedConn)
 		ctx := closer.context(t.Context(), conn)
+		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
 		after := func(d time.Duration, want bool) {
 			t.Helper()
-			time.Sleep(d)
-			synctest.Wait()
+			pass(d)
 			if got := conn.closed.Load(); got != want {
 				t.Errorf("closed: %t", got)
 			}
@@ -361,8 +339,7 @@ func TestIdleTimeout(t *testing.T) {
 		closer.context(t.Context(), gone)
 		closer.state(gone, http.StateClosed)
 		closer.state(gone, http.StateIdle)
-		time.Sleep(time.Hour)
-		if gone.closed.Load() {
+		if pass(time.Hour); gone.closed.Load() {
 			t.Error("closed once more")
 		}
 	})
