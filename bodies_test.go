@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -307,7 +308,7 @@ func TestDownloadWithABodyThatNeverComes(t *testing.T) {
 // A caller that stands still in the middle of an upload is told so.
 func TestSlowCaller(t *testing.T) {
 	w := startWechat(t)
-	g := startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 200ms\n}\n}", block(w.URL))
+	g := startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 500ms\n}\n}", block(w.URL))
 	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
 		if err != nil {
@@ -328,9 +329,9 @@ func TestSlowCaller(t *testing.T) {
 	contentType, body := form(t, "a.jpg", picture(t, 1000))
 	pr, pw := io.Pipe()
 	go func() {
-		for i := 0; i < len(body); i += 100 {
-			_, _ = pw.Write(body[i:min(i+100, len(body))])
-			time.Sleep(40 * time.Millisecond)
+		for piece := range slices.Chunk(body, 100) {
+			_, _ = pw.Write(piece)
+			time.Sleep(50 * time.Millisecond)
 		}
 		pw.Close()
 	}()
@@ -356,10 +357,10 @@ func TestTimeoutsCountOnlyWhatStandsStill(t *testing.T) {
 				}
 				return
 			}
-			time.Sleep(40 * time.Millisecond)
+			time.Sleep(60 * time.Millisecond)
 		}
 	})
-	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 200ms\n}"))
+	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 500ms\n}"))
 	if res, body := g.get("/media/moves"); res.StatusCode != 200 || len(body) != 1000 {
 		t.Errorf("%d, %d bytes", res.StatusCode, len(body))
 	}

@@ -689,6 +689,8 @@ func TestRefusedUploadCostsNoTransfer(t *testing.T) {
 
 // What a caller does must not count against WeChat's hosts.
 func TestCallersDoNotMarkUpstreamsDown(t *testing.T) {
+	handled := func() int { return strings.Count(loggedSoFar(), "handled request") }
+	before := handled()
 	w := startWechat(t)
 	g := startGateway(t, block(w.URL, "fail_duration 1m", "max_fails 1"))
 	content := picture(t, 1000)
@@ -699,8 +701,11 @@ func TestCallersDoNotMarkUpstreamsDown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		under := w.count("/cgi-bin/media/upload")
 		fmt.Fprintf(conn, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 500000\r\n\r\n%0100000d", 1)
-		time.Sleep(50 * time.Millisecond)
+		if !eventually(func() bool { return w.count("/cgi-bin/media/upload") > under }) {
+			t.Fatal("the upload does not begin")
+		}
 		_ = conn.(*net.TCPConn).SetLinger(0)
 		conn.Close()
 
@@ -712,7 +717,9 @@ func TestCallersDoNotMarkUpstreamsDown(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
 	}
-	time.Sleep(100 * time.Millisecond)
+	if !eventually(func() bool { return handled() > before+2*3 }) {
+		t.Fatal("not all requests have ended")
+	}
 	if res, back := g.get("/media/" + id); res.StatusCode != 200 || !bytes.Equal(back, content) {
 		t.Errorf("%d %s", res.StatusCode, back)
 	}
@@ -868,8 +875,6 @@ func TestLeavingCallerStopsTheDownload(t *testing.T) {
 			if _, err := rw.Write(make([]byte, 1000)); err != nil || r.Context().Err() != nil {
 				return
 			}
-			rw.(http.Flusher).Flush()
-			time.Sleep(5 * time.Millisecond)
 		}
 	}))
 	g := startGateway(t, block(up.URL))

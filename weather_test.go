@@ -84,16 +84,15 @@ func TestAllWeathers(t *testing.T) {
 	}
 
 	g.load("respond gone")
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		stacks := make([]byte, 4<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		ours := strings.Count(string(stacks), "caddy-wechat-media.(*Transport)") + strings.Count(string(stacks), "caddy-wechat-media/internal/replay.(*Upload") +
+	var ours int
+	stacks := make([]byte, 4<<20)
+	if !eventually(func() bool {
+		stacks = stacks[:runtime.Stack(stacks[:cap(stacks)], true)]
+		ours = strings.Count(string(stacks), "caddy-wechat-media.(*Transport)") + strings.Count(string(stacks), "caddy-wechat-media/internal/replay.(*Upload") +
 			strings.Count(string(stacks), "caddy-wechat-media/token.(*Manager)")
-		if kept := replay.InUse(); ours == 0 && kept == 0 {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines and %d bytes are left\n%s", ours, kept, stacks)
-		}
+		return ours == 0 && replay.InUse() == 0
+	}) {
+		t.Fatalf("%d goroutines and %d bytes are left\n%s", ours, replay.InUse(), stacks)
 	}
 }
 
