@@ -37,13 +37,13 @@ var errRefused = &Failure{Kind: KindNetwork, Err: errors.New("connection refused
 func TestAttachAloneFetchesNothing(t *testing.T) {
 	src := newIssuer()
 	inTime(t, src, func(t *testing.T, m *Manager, a *Attachment) {
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if src.count() != 0 {
 			t.Fatal("fetched although nothing has started")
 		}
 		a.Start()
 		a.Start()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if src.count() != 1 {
 			t.Errorf("%d fetches after start", src.count())
 		}
@@ -61,12 +61,12 @@ func TestAttachedAndNotStartedIsLeftAlone(t *testing.T) {
 		defer half.Detach()
 		tok := mustToken(t, m)
 		for range 60 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			m.Invalidate(tok, 40001)
 			tok = mustToken(t, m)
 		}
 		src.fail(errRefused)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if calls.Load() != 0 {
 			t.Errorf("%d calls through a config that has not started", calls.Load())
 		}
@@ -103,13 +103,13 @@ func TestStartWakes(t *testing.T) {
 		src := newIssuer()
 		src.fail(&ErrcodeError{40164, "invalid ip 203.0.113.9, not in whitelist"})
 		begin(t, src, func(t *testing.T, m *Manager) {
-			time.Sleep(after)
+			pass(after)
 			calls := src.count()
 			src.fail(nil)
 			start := time.Now()
 			for range 100 { // reloads
 				m.Attach(Binding{Source: src}).Start()
-				time.Sleep(100 * time.Millisecond)
+				pass(100 * time.Millisecond)
 			}
 			if n := src.count() - calls; n != 1 {
 				t.Errorf("%d calls", n)
@@ -129,7 +129,7 @@ func TestStartsAreBounded(t *testing.T) {
 	begin(t, src, func(t *testing.T, m *Manager) {
 		for range 600 {
 			m.Attach(Binding{Source: src}).Start()
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 		}
 		if n := src.count(); n > (startBurst+22)*mostTries {
 			t.Errorf("%d calls in a minute of reloads", n)
@@ -145,7 +145,7 @@ func TestSuccessorStartsAfresh(t *testing.T) {
 		var calls atomic.Int32
 		old := m.Attach(Binding{Source: breaks(&calls, &ErrcodeError{40125, "invalid appsecret"})})
 		old.Start()
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		mustFailAtOnce(t, m)
 		src := newIssuer()
 		next := m.Attach(Binding{Source: src})
@@ -177,7 +177,7 @@ func TestDetach(t *testing.T) {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 		a.Start() // too late
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if src.count() != 1 {
 			t.Error("fetched with no config")
 		}
@@ -240,7 +240,7 @@ func TestBrokenNeighbour(t *testing.T) {
 					defer a.Detach()
 					a.Start()
 				}
-				for start := time.Now(); time.Since(start) < 6*time.Hour; time.Sleep(time.Minute) {
+				for start := time.Now(); time.Since(start) < 6*time.Hour; pass(time.Minute) {
 					mustToken(t, m)
 				}
 				if calls.Load() > 1 {
@@ -249,7 +249,7 @@ func TestBrokenNeighbour(t *testing.T) {
 				// what WeChat says to all of them is not asked again elsewhere
 				src.fail(&ErrcodeError{45009, "quota"})
 				before := src.count()
-				time.Sleep(12 * time.Minute)
+				pass(12 * time.Minute)
 				if s := m.Status(); s.Failure != KindQuota || src.count() == before {
 					t.Errorf("%v: status is %+v", err, s)
 				}
@@ -281,7 +281,7 @@ func TestAllNeighboursFail(t *testing.T) {
 		if dead.Load() != 1 || refused.Load() != 1 || m.Status().Failure != KindIP || events.kinds() != "failed failed " {
 			t.Errorf("%d and %d calls, status %+v, events %s", dead.Load(), refused.Load(), m.Status(), events.kinds())
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := refused.Load(); n > 18 {
 			t.Errorf("%d calls in an hour", n)
 		}
@@ -301,7 +301,7 @@ func TestEveryBindingHasItsTurn(t *testing.T) {
 			}
 			m.Attach(Binding{Source: src}).Start()
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if mustToken(t, m); calls.Load() > 3*mostTries {
 			t.Errorf("%d calls in vain", calls.Load())
 		}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -22,9 +21,7 @@ func TestFleetForADay(t *testing.T) {
 	} {
 		for _, life := range []time.Duration{2 * time.Hour, 5 * time.Minute} {
 			t.Run(fmt.Sprint(name, ", life ", life), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					defer time.Sleep(time.Hour) // what is still under way
-					w, s := newWechat(true), newMemServer(habit{})
+				inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 					w.life = life
 					var fleet []*gateway
 					for _, skew := range skews {
@@ -33,7 +30,7 @@ func TestFleetForADay(t *testing.T) {
 						g := startGateway(w, store)
 						defer g.stop()
 						fleet = append(fleet, g)
-						time.Sleep(time.Second)
+						pass(time.Second)
 					}
 					if n := w.count(); n != 1 && !(n == 2 && strings.Contains(name, "hours")) {
 						t.Errorf("%d calls at the start", n)
@@ -45,7 +42,7 @@ func TestFleetForADay(t *testing.T) {
 								t.Fatalf("gateway %d after %v: %v, %d rejections, waited %v", i, time.Since(start), err, g.rejected, g.waited)
 							}
 						}
-						time.Sleep(15 * time.Second)
+						pass(15 * time.Second)
 					}
 					// at the most two in each life, one at the start, and one for each other clock, which has its doubts
 					lives := int(day / life)
@@ -61,9 +58,7 @@ func TestFleetForADay(t *testing.T) {
 // All start at once: one call if nothing is stored, none if a token is, and none
 // has to wait for its turn at the lock.
 func TestFleetStartsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
-		w, s := newWechat(true), newMemServer(habit{})
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		for round := range 3 {
 			var wg sync.WaitGroup
 			for range 50 {
@@ -79,7 +74,7 @@ func TestFleetStartsAtOnce(t *testing.T) {
 			if w.count() != 1 {
 				t.Errorf("round %d: %d calls, want 1", round, w.count())
 			}
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 		}
 	})
 }
@@ -119,9 +114,7 @@ func TestBadRecords(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				defer time.Sleep(time.Hour) // what is still under way
-				w, s := newWechat(true), newMemServer(habit{})
+			inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 				s.values[keyPrefix+testIdentity.Key()+"/token"] = []byte(tc.record(time.Now().UnixMilli()))
 				g := startGateway(w, s.client())
 				defer g.stop()
@@ -154,20 +147,18 @@ func TestBadBooks(t *testing.T) {
 // By a clock that may be wrong the stored token is at its end: it is used for a
 // little, and replaced before long.
 func TestDoubt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
-		w, s := newWechat(true), newMemServer(habit{})
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		first := startGateway(w, s.client())
 		mustToken(t, first.Manager)
 		first.stop()
-		time.Sleep(2*time.Hour - 30*time.Second)
+		pass(2*time.Hour - 30*time.Second)
 		g := startGateway(w, s.client())
 		defer g.stop()
 		tok := mustToken(t, g.Manager)
 		if tok.Secret() != "token-1" || tok.left() > 3*time.Minute || time.Until(g.Status().NextTry) > 90*time.Second {
 			t.Fatalf("got %s for %v", tok.Secret(), tok.left())
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if tok = mustToken(t, g.Manager); tok.Secret() != "token-2" {
 			t.Fatalf("got %s", tok.Secret())
 		}
@@ -184,22 +175,19 @@ func TestStoreFailsForHours(t *testing.T) {
 		"hangs": func(s *memServer) { s.hang = true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				defer time.Sleep(time.Hour) // what is still under way
-				w, s := newWechat(true), newMemServer(habit{})
+			inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 				g := newGateway(w, s.client())
 				g.a.Detach()
 				log := keepEvents(g.Manager)
 				g.a = g.Attach(Binding{Source: w, Store: g.store, Observe: log.observe})
 				g.a.Start()
-				defer time.Sleep(25 * time.Hour) // what hangs
 				defer g.stop()
 				if err := g.request(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				s.set(brake)
 				g.waited = 0
-				for start := time.Now(); time.Since(start) < 6*time.Hour; time.Sleep(time.Second) {
+				for start := time.Now(); time.Since(start) < 6*time.Hour; pass(time.Second) {
 					if err := g.request(t.Context()); err != nil || g.waited != 0 {
 						t.Fatalf("after %v: %v, waited %v", time.Since(start), err, g.waited)
 					}
@@ -231,9 +219,7 @@ func TestFleetBudget(t *testing.T) {
 		"every call fails":        func(w *wechat) { w.err = &ErrcodeError{-1, "system error"} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				defer time.Sleep(time.Hour) // what is still under way
-				w, s := newWechat(true), newMemServer(habit{})
+			inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 				break_(w)
 				var wg sync.WaitGroup
 				for i := range 10 {
@@ -258,8 +244,7 @@ func TestFleetBudget(t *testing.T) {
 
 // force_refresh is WeChat's allowance to an app, not to a gateway.
 func TestFleetForce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		src, s := newIssuer(), newMemServer(habit{})
 		src.answer = sameAgain(src)
 		src.traits.MayForce = true
@@ -319,8 +304,7 @@ func TestIdentityKey(t *testing.T) {
 // The refresh interval of a source goes with the token: when the gateway that
 // fetched is gone, the others keep to it.
 func TestRefreshIntervalOutlivesTheLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		s := newMemServer(habit{})
 		src := newIssuer()
 		src.answer = func(fetchCall) (Reply, error) {
@@ -338,7 +322,7 @@ func TestRefreshIntervalOutlivesTheLeader(t *testing.T) {
 		if src.count() != 1 {
 			t.Fatalf("%d calls", src.count())
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := src.count(); n < 6 || n > 8 {
 			t.Errorf("%d calls in an hour, want one in 10 minutes", n)
 		}
@@ -347,14 +331,12 @@ func TestRefreshIntervalOutlivesTheLeader(t *testing.T) {
 
 // A gateway that has no access to the issuer lives on what others store.
 func TestFollowerWithoutTheIssuer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
-		w, s := newWechat(true), newMemServer(habit{})
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		good := startGateway(w, s.client())
 		defer good.stop()
 		m := NewManager(testIdentity, Traits{})
 		defer m.Close()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		m.Attach(Binding{Store: s.client(), Source: sourceFunc(func(context.Context, Request) (Reply, error) {
 			return Reply{}, &ErrcodeError{40164, "invalid ip"}
 		})}).Start()
@@ -369,12 +351,12 @@ func TestFollowerWithoutTheIssuer(t *testing.T) {
 				t.Fatalf("a rejection does not heal by the store: %v", err)
 			}
 			tok = again
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 		}
 		w.revoke() // it is asked here first, in vain, and known there later
 		_, _ = m.Reject(t.Context(), tok, 40001)
 		_ = good.request(t.Context())
-		time.Sleep(2 * lookGap)
+		pass(2 * lookGap)
 		if again, err := m.Reject(t.Context(), tok, 40001); err != nil || !w.accepts(again) {
 			t.Errorf("a rejection in a back-off does not heal by the store: %v", err)
 		}

@@ -3,7 +3,6 @@ package token
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -13,7 +12,7 @@ func everyHabit(t *testing.T, test func(t *testing.T, w *wechat, s *memServer)) 
 		for _, classic := range []bool{true, false} {
 			kind := map[bool]string{true: "classic", false: "stable"}[classic]
 			t.Run(name+", "+kind, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { test(t, newWechat(classic), newMemServer(h)) })
+				inFleet(t, h, classic, test)
 			})
 		}
 	}
@@ -29,21 +28,21 @@ func TestHabitsCostNothing(t *testing.T) {
 		f := startFleet(t, fleetSize, w, s)
 		defer f.end()
 		start := time.Now()
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if n := w.count(); n != 1 {
 			t.Errorf("%d calls for a cold start", n)
 		}
 		for i := range 3 {
 			before := w.count()
 			w.revoke()
-			time.Sleep(30 * time.Second)
+			pass(30 * time.Second)
 			if n := w.count() - before; n != 1 {
 				t.Errorf("revocation %d: %d calls", i, n)
 			}
 		}
 		before := w.count()
 		f.pace.Store(int64(5 * time.Second))
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if n := w.count() - before; n < 2 || n > 3 {
 			t.Errorf("%d calls for 2 rotations", n)
 		}
@@ -59,17 +58,17 @@ func TestHabitsSlowEndpoint(t *testing.T) {
 	everyHabit(t, func(t *testing.T, w *wechat, s *memServer) {
 		f := startFleet(t, fleetSize, w, s)
 		defer f.end()
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		w.set(func(w *wechat) { w.took = 8 * time.Second })
 		for range 3 {
 			start, before := time.Now(), w.count()
 			w.revoke()
-			time.Sleep(30 * time.Second)
+			pass(30 * time.Second)
 			if n := w.count() - before; n > 2 || f.failedSince(start) != 0 || f.waited() > 10*time.Second {
 				t.Errorf("%d calls, %d requests failed, one waited %v", n, f.failedSince(start), f.waited())
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		f.agree(t)
 	})
 }
@@ -79,14 +78,14 @@ func TestHabitsHolderKilled(t *testing.T) {
 	everyHabit(t, func(t *testing.T, w *wechat, s *memServer) {
 		f := startFleet(t, fleetSize, w, s)
 		defer f.end()
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		w.set(func(w *wechat) { w.took = 2 * time.Second })
 		before := w.count()
 		w.revoke()
 		for w.count() == before {
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		var killed *gateway
 		for _, g := range f.gateways {
 			if g.Status().Fetches > 0 && g.Status().LastTry.After(time.Now().Add(-1500*time.Millisecond)) {
@@ -102,17 +101,17 @@ func TestHabitsHolderKilled(t *testing.T) {
 		}
 		rest.clear()
 		start := time.Now()
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		if n := w.count() - before; n != 2 || rest.failedSince(start) != 0 || rest.waited() > 9*time.Second {
 			t.Errorf("%d calls, %d requests failed, one waited %v", n, rest.failedSince(start), rest.waited())
 		}
 		before = w.count() // what it left behind is in nobody's way any more
 		w.revoke()
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		if n := w.count() - before; n != 1 || rest.failedSince(start) != 0 {
 			t.Errorf("%d calls for the next revocation, %d requests failed", n, rest.failedSince(start))
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		rest.agree(t)
 	})
 }
@@ -150,25 +149,25 @@ func TestHabitsOutage(t *testing.T) {
 			everyHabit(t, func(t *testing.T, w *wechat, s *memServer) {
 				f := startFleet(t, fleetSize, w, s)
 				defer f.end()
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				before := w.count()
 				s.set(outage.begin)
 				f.pace.Store(int64(5 * time.Second))
-				time.Sleep(3 * time.Minute)
+				pass(3 * time.Minute)
 				if n := w.count() - before; n != 0 {
 					t.Errorf("%d calls because the store is away", n)
 				}
 				f.clear()
 				f.pace.Store(int64(100 * time.Millisecond))
-				time.Sleep(5 * time.Second)
+				pass(5 * time.Second)
 				start := time.Now()
 				w.revoke()
-				time.Sleep(20 * time.Second)
+				pass(20 * time.Second)
 				f.pace.Store(int64(2 * time.Second))
-				time.Sleep(7*time.Minute - 20*time.Second)
+				pass(7*time.Minute - 20*time.Second)
 				s.set(outage.end)
 				during := w.count() - before
-				time.Sleep(7 * time.Minute)
+				pass(7 * time.Minute)
 				if n := f.failedSince(start.Add(time.Second)); n != 0 {
 					t.Errorf("%d requests failed", n)
 				}
@@ -187,7 +186,7 @@ func TestHabitsOutage(t *testing.T) {
 				}
 				before = w.count()
 				w.revoke()
-				time.Sleep(30 * time.Second)
+				pass(30 * time.Second)
 				if n := w.count() - before; n != 1 && name != "hangs" || f.failedSince(start.Add(time.Second)) != 0 {
 					t.Errorf("%d calls for the next revocation, %d requests failed", n, f.failedSince(start.Add(time.Second)))
 				}

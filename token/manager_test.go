@@ -86,6 +86,21 @@ func (s *issuer) since(start time.Time) []fetchCall {
 	return nil
 }
 
+// pass lets virtual time go by, until all has come to rest that it brings.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// inBubble runs a test in virtual time, with a day in the end for what hangs.
+func inBubble(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		defer pass(25 * time.Hour)
+		test(t)
+	})
+}
+
 // inTime runs a test in virtual time with a manager that gets its tokens from src.
 func inTime(t *testing.T, src *issuer, test func(t *testing.T, m *Manager, a *Attachment)) {
 	t.Helper()
@@ -176,7 +191,7 @@ func TestTokenRefreshInOfTheSource(t *testing.T) {
 		return Reply{AccessToken: "t", ExpiresIn: time.Hour, RefreshIn: time.Minute}, nil
 	}
 	begin(t, src, func(t *testing.T, m *Manager) {
-		time.Sleep(10*time.Minute + time.Second)
+		pass(10*time.Minute + time.Second)
 		if n := src.count(); n < 11 || n > 12 {
 			t.Errorf("%d fetches in 10 minutes, want one a minute", n)
 		}
@@ -198,14 +213,14 @@ func TestTokenStableForADay(t *testing.T) {
 	inTime(t, src, func(t *testing.T, m *Manager, a *Attachment) {
 		src.answer = stableIssuer(time.Now(), 2*time.Hour)
 		a.Start()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for range 24 * 60 * 4 {
 			before := time.Now()
 			mustToken(t, m)
 			if !time.Now().Equal(before) {
 				t.Fatal("a request waited for a fetch")
 			}
-			time.Sleep(15 * time.Second)
+			pass(15 * time.Second)
 		}
 		if n := src.count(); n < 12 || n > 14 {
 			t.Errorf("%d fetches in a day", n)
@@ -243,7 +258,7 @@ func TestTokenEndpointDownWhileValid(t *testing.T) {
 	src := newIssuer()
 	begin(t, src, func(t *testing.T, m *Manager) {
 		mustToken(t, m)
-		time.Sleep(80 * time.Minute)
+		pass(80 * time.Minute)
 		src.fail(&Failure{Kind: KindNetwork, Err: errors.New("connection refused")})
 		down := time.Now()
 		for time.Since(down) < 30*time.Minute {
@@ -252,7 +267,7 @@ func TestTokenEndpointDownWhileValid(t *testing.T) {
 			if !time.Now().Equal(before) {
 				t.Fatal("a request noticed")
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 	})
 }
@@ -276,7 +291,7 @@ func TestTokenEndpointDownPastExpiry(t *testing.T) {
 				}
 				for time.Since(down) < 3*time.Hour {
 					mustFailAtOnce(t, m)
-					time.Sleep(250 * time.Millisecond)
+					pass(250 * time.Millisecond)
 					if n := src.count(); n > 6 && time.Since(down) < time.Minute {
 						t.Fatalf("%d calls in the first minute", n)
 					}
@@ -292,7 +307,7 @@ func TestTokenEndpointDownPastExpiry(t *testing.T) {
 					if _, err := m.Token(t.Context()); err == nil {
 						break
 					}
-					time.Sleep(100 * time.Millisecond)
+					pass(100 * time.Millisecond)
 				}
 				if d := time.Since(back); d > time.Minute+10*time.Second {
 					t.Errorf("its return was noticed after %v", d)
@@ -309,9 +324,9 @@ func TestTokenExpires(t *testing.T) {
 		start := time.Now()
 		mustToken(t, m)
 		src.fail(&ErrcodeError{-1, "system error"})
-		time.Sleep(2*time.Hour - time.Millisecond - time.Since(start))
+		pass(2*time.Hour - time.Millisecond - time.Since(start))
 		mustToken(t, m)
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		mustFailAtOnce(t, m)
 	})
 }
@@ -323,9 +338,9 @@ func TestTokenWrongSecret(t *testing.T) {
 		start := time.Now()
 		for range 1000 {
 			go func() { _, _ = m.Token(t.Context()) }()
-			time.Sleep(60 * time.Millisecond)
+			pass(60 * time.Millisecond)
 		}
-		time.Sleep(59*time.Second - time.Since(start))
+		pass(59*time.Second - time.Since(start))
 		if n := src.count(); n > 3 {
 			t.Errorf("%d calls in the first minute", n)
 		}
@@ -334,7 +349,7 @@ func TestTokenWrongSecret(t *testing.T) {
 		if !errors.As(unavailable, &f) || f.Kind != KindSecret {
 			t.Errorf("the cause is %v", unavailable.Cause)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := src.count(); n > 17 {
 			t.Errorf("%d calls in an hour", n)
 		}
@@ -345,7 +360,7 @@ func TestTokenLivesNoTime(t *testing.T) {
 	src := newIssuer()
 	src.life = time.Second
 	begin(t, src, func(t *testing.T, m *Manager) {
-		for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(500 * time.Millisecond) {
+		for start := time.Now(); time.Since(start) < 2*time.Hour; pass(500 * time.Millisecond) {
 			_, _ = m.Token(t.Context())
 		}
 		if n := src.count(); n > 60+3_600 {
@@ -414,7 +429,7 @@ func TestTokenRenew(t *testing.T) {
 		if _, err := m.Renew(t.Context()); !errors.As(err, &early) || early.RetryAfter <= 0 || early.RetryAfter > wakeGap {
 			t.Errorf("renewed at once: %v", err)
 		}
-		time.Sleep(wakeGap)
+		pass(wakeGap)
 		if tok, err := m.Renew(t.Context()); err != nil || tok.Secret() != "token-2" {
 			t.Errorf("got %v", err)
 		}
@@ -430,7 +445,7 @@ func TestTokenPolls(t *testing.T) {
 	}
 	begin(t, src, func(t *testing.T, m *Manager) {
 		for range 6 * 60 {
-			time.Sleep(10 * time.Second)
+			pass(10 * time.Second)
 			if s := m.Status(); s.FailuresInARow != 0 {
 				t.Fatalf("status is %+v", s)
 			}

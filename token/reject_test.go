@@ -21,7 +21,7 @@ func TestTokenRejectedOnceForAll(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		if n := src.count(); n != 2 {
 			t.Errorf("%d fetches, want 2 with the first", n)
@@ -34,7 +34,7 @@ func TestTokenRejectedOnceForAll(t *testing.T) {
 			t.Errorf("a late rejection cost its successor: %v, %d fetches", err, src.count())
 		}
 		m.Invalidate(tok, 40001)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if src.count() != 2 || mustToken(t, m).Secret() != "token-2" {
 			t.Error("a late invalidation cost its successor")
 		}
@@ -50,7 +50,7 @@ func TestTokenInvalidateDoesNotWait(t *testing.T) {
 		if time.Since(start) != 0 {
 			t.Error("it waited")
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if src.count() != 2 {
 			t.Errorf("%d fetches", src.count())
 		}
@@ -69,8 +69,8 @@ func TestTokenRejectedDuringRefresh(t *testing.T) {
 	}
 	begin(t, src, func(t *testing.T, m *Manager) {
 		tok := mustToken(t, m)
-		time.Sleep(time.Until(m.Status().NextTry))
-		time.Sleep(30 * time.Millisecond) // a refresh is on its way
+		pass(time.Until(m.Status().NextTry))
+		pass(30 * time.Millisecond) // a refresh is on its way
 		if next, err := m.Reject(t.Context(), tok, 40001); err != nil || next.Secret() != "new" {
 			t.Errorf("got %v", err)
 		}
@@ -118,9 +118,9 @@ func TestTokenRejectedForEver(t *testing.T) {
 						t.Fatalf("%d calls in the first minute", src.count())
 					}
 					if time.Since(start) < time.Minute {
-						time.Sleep(200 * time.Millisecond)
+						pass(200 * time.Millisecond)
 					} else {
-						time.Sleep(2 * time.Second)
+						pass(2 * time.Second)
 					}
 				}
 				if n := src.count(); n > tc.perDay || n < tc.perDay/2 {
@@ -151,7 +151,7 @@ func TestTokenForce(t *testing.T) {
 			if tok, err = m.Reject(t.Context(), tok, 40001); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 		}
 		var forcedCalls int
 		for _, c := range src.calls {
@@ -209,7 +209,7 @@ func TestTokenRejectedWhileEndpointIsDown(t *testing.T) {
 				t.Errorf("%d fetches", n)
 			}
 			src.fail(nil)
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			if got := mustToken(t, m); got.Secret() != "token-2" {
 				t.Errorf("not replaced when the endpoint was back")
 			}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -23,7 +22,7 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	for seed := range n {
 		if !t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { runSchedule(t, rand.New(rand.NewPCG(uint64(seed), 0))) })
+			inBubble(t, func(t *testing.T) { runSchedule(t, rand.New(rand.NewPCG(uint64(seed), 0))) })
 		}) {
 			break
 		}
@@ -41,12 +40,12 @@ func runSchedule(t *testing.T, r *rand.Rand) {
 	start := time.Now()
 	for range 5 + r.IntN(30) {
 		happen(r, f)
-		time.Sleep(time.Duration(r.ExpFloat64() * float64(20*time.Second)))
+		pass(time.Duration(r.ExpFloat64() * float64(20*time.Second)))
 	}
 	calm(f)
-	time.Sleep(20 * time.Minute)
+	pass(20 * time.Minute)
 	calmed := time.Now()
-	time.Sleep(20 * time.Minute)
+	pass(20 * time.Minute)
 	if n := f.failedSince(calmed); n != 0 {
 		t.Errorf("%d requests failed when all was well", n)
 	}

@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -31,14 +30,13 @@ func (r *rotating) bind(m *Manager, secret string, observe func(Event)) *Attachm
 // it is an alarm, with the old token still serving until its end.
 func TestSecretChanges(t *testing.T) {
 	for _, typo := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			defer time.Sleep(time.Hour) // what is still under way
+		inBubble(t, func(t *testing.T) {
 			src := &rotating{newIssuer(), "old"}
 			m := NewManager(testIdentity, Traits{})
 			defer m.Close()
 			a := src.bind(m, "old", nil)
 			tok := mustToken(t, m)
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 			src.secret = "new"
 			written := "new"
 			if typo {
@@ -51,7 +49,7 @@ func TestSecretChanges(t *testing.T) {
 			if now := mustToken(t, m); now != tok {
 				t.Error("the token was dropped")
 			}
-			time.Sleep(10 * time.Second)
+			pass(10 * time.Second)
 			if calls := src.since(time.Time{})[1:]; len(calls) != 1 || calls[0].secret != written {
 				t.Fatalf("calls after the reload: %v", calls)
 			}
@@ -68,9 +66,9 @@ func TestSecretChanges(t *testing.T) {
 				if mustToken(t, m) != tok {
 					t.Fatal("another token")
 				}
-				time.Sleep(time.Second)
+				pass(time.Second)
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 			mustFailAtOnce(t, m)
 			// mended: it does not take long
 			b.Detach()
@@ -84,8 +82,7 @@ func TestSecretChanges(t *testing.T) {
 // The typo is seen although the config before still runs, and reloads without a
 // change, or many of them, cost next to nothing.
 func TestSecretIsTriedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		src := &rotating{newIssuer(), "good"}
 		m := NewManager(testIdentity, Traits{})
 		defer m.Close()
@@ -95,14 +92,14 @@ func TestSecretIsTriedOnce(t *testing.T) {
 		mustToken(t, m)
 		for range 100 {
 			b := src.bind(m, "good", log.observe)
-			time.Sleep(time.Second)
+			pass(time.Second)
 			b.Detach()
 		}
 		if src.count() != 1 {
 			t.Errorf("%d calls for reloads that change nothing", src.count())
 		}
 		b := src.bind(m, "typo", log.observe)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if n := src.count(); n != 3 || log.kinds() != "refreshed failed refreshed " || log.all()[1].Failure != KindSecret {
 			t.Errorf("%d calls, events %s", n, log.kinds())
 		}
@@ -110,7 +107,7 @@ func TestSecretIsTriedOnce(t *testing.T) {
 		before := src.count()
 		for range 66 {
 			b := src.bind(m, "typo", nil)
-			time.Sleep(1500 * time.Millisecond)
+			pass(1500 * time.Millisecond)
 			b.Detach()
 		}
 		if n := src.count() - before; n > 2*11 {
@@ -121,8 +118,7 @@ func TestSecretIsTriedOnce(t *testing.T) {
 
 // Bindings with the same wrong secret are not tried one after another.
 func TestWrongSecretIsNotTriedTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		src := &rotating{newIssuer(), "good"}
 		m := NewManager(testIdentity, Traits{})
 		defer m.Close()
@@ -141,8 +137,7 @@ func TestWrongSecretIsNotTriedTwice(t *testing.T) {
 
 // Every gateway of a fleet tries its own secret, and calls with no other one's word.
 func TestSecretChangesInAFleet(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		src, s := &rotating{newIssuer(), "old"}, newMemServer(habit{})
 		src.answer = func(fetchCall) (Reply, error) { return Reply{AccessToken: "stable", ExpiresIn: 2 * time.Hour}, nil }
 		var fleet []*Manager
@@ -161,7 +156,7 @@ func TestSecretChangesInAFleet(t *testing.T) {
 		src.secret = "new"
 		leader := fleet[0]
 		leader.Attach(Binding{Source: src, Store: s.client(), Request: Request{AppSecret: "typo"}}).Start()
-		time.Sleep(wakeGap + 5*time.Second)
+		pass(wakeGap + 5*time.Second)
 		if s := leader.Status(); s.Failure != KindSecret || !s.HasToken {
 			t.Errorf("the typo is not seen: %+v", s)
 		}

@@ -5,18 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
-// inFleet runs a test in virtual time against a store, which is left time in the end
-// for what hangs.
+// inFleet runs a test in virtual time against a store.
 func inFleet(t *testing.T, h habit, classic bool, test func(t *testing.T, w *wechat, s *memServer)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(25 * time.Hour)
-		test(t, newWechat(classic), newMemServer(h))
-	})
+	inBubble(t, func(t *testing.T) { test(t, newWechat(classic), newMemServer(h)) })
 }
 
 func (s *memServer) key(name string) string { return keyPrefix + testIdentity.Key() + "/" + name }
@@ -57,11 +52,11 @@ func TestLaterTokenIsKept(t *testing.T) {
 			if !later {
 				s.put(time.Now().UnixMilli(), "stored")
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 			g := startGateway(w, s.client())
 			defer g.stop()
 			mustToken(t, g.Manager)
-			time.Sleep(time.Second)
+			pass(time.Second)
 			if later {
 				s.put(time.Now().UnixMilli(), "stored")
 			}
@@ -70,7 +65,7 @@ func TestLaterTokenIsKept(t *testing.T) {
 				if !later && mustToken(t, g.Manager).Secret() == "stored" {
 					t.Fatal("a later token is given up for an earlier one")
 				}
-				time.Sleep(time.Second)
+				pass(time.Second)
 			}
 			want, calls := w.latest(), 2
 			if later {
@@ -88,12 +83,12 @@ func TestStaleReads(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		f := startFleet(t, 3, w, s)
 		defer f.end()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		for range 5 {
 			w.revoke()
-			time.Sleep(10 * time.Second)
+			pass(10 * time.Second)
 			s.set(func(s *memServer) { s.stale = 4 })
-			time.Sleep(5 * time.Minute)
+			pass(5 * time.Minute)
 		}
 		f.agree(t)
 		if n := w.count(); n != 6 || f.failedSince(time.Time{}) != 0 {
@@ -102,7 +97,7 @@ func TestStaleReads(t *testing.T) {
 		for range 5 { // in the middle of a fetch
 			s.set(func(s *memServer) { s.stale = 3 })
 			w.revoke()
-			time.Sleep(5 * time.Minute)
+			pass(5 * time.Minute)
 		}
 		f.agree(t)
 		if n := w.count(); n > 12 || f.failedSince(time.Time{}) != 0 {
@@ -119,7 +114,7 @@ func TestSerials(t *testing.T) {
 		defer g.stop()
 		tok := mustToken(t, g.Manager)
 		serial := s.token().Serial
-		look := func() string { time.Sleep(storePoll + time.Second); return mustToken(t, g.Manager).Secret() }
+		look := func() string { pass(storePoll + time.Second); return mustToken(t, g.Manager).Secret() }
 		if s.put(serial-1, "older"); look() != tok.Secret() {
 			t.Error("an older serial is believed")
 		}
@@ -142,7 +137,7 @@ func TestSerials(t *testing.T) {
 		if s.put(far+1, "newest"); g.Usable() {
 			t.Fatal("a dead token is usable")
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if !g.Usable() || g.Status().FailuresInARow != 0 {
 			t.Error("a token that was confirmed after its rejection does not come back")
 		}
@@ -160,11 +155,11 @@ func TestResultIsStoredOnItsOwnTime(t *testing.T) {
 			t.Fatal("too fast")
 		}
 		for w.count() == 0 {
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
-		time.Sleep(w.took + 100*time.Millisecond)
+		pass(w.took + 100*time.Millisecond)
 		g.stop() // even when the gateway ends right then
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if s.token() == nil || w.count() != 1 {
 			t.Error("what the issuer gave is not stored")
 		}
@@ -185,9 +180,9 @@ func TestLateLockIsReleased(t *testing.T) {
 		if err := g.request(t.Context()); err != nil || g.waited > 5*time.Second {
 			t.Fatalf("got %v after %v", err, time.Since(start))
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		_ = other.Unlock(t.Context(), s.key("lock"))
-		time.Sleep(2 * time.Second) // it is the gateway's now, which does not want it
+		pass(2 * time.Second) // it is the gateway's now, which does not want it
 		s.set(func(s *memServer) {
 			if len(s.locks) != 0 {
 				t.Error("a late lock is kept")
@@ -200,9 +195,9 @@ func TestLateLockIsReleased(t *testing.T) {
 		defer g.stop()
 		time.AfterFunc(time.Second, func() { s.set(func(s *memServer) { s.readOnly = true }) })
 		mustToken(t, g.Manager)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		s.set(func(s *memServer) { s.readOnly = false })
-		time.Sleep(15 * time.Second)
+		pass(15 * time.Second)
 		s.set(func(s *memServer) {
 			if len(s.locks) != 0 {
 				t.Error("the lock is kept")
@@ -217,11 +212,11 @@ func TestStoreHangsForGood(t *testing.T) {
 		f := startFleet(t, 1, w, s)
 		defer f.end()
 		f.pace.Store(int64(time.Second))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		s.set(func(s *memServer) { s.hang = true })
 		for range 23 {
 			w.revoke()
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 			s.set(func(s *memServer) {
 				if s.hanging > 2*mostProbes {
 					t.Errorf("%d accesses hang", s.hanging)
@@ -241,7 +236,7 @@ func TestStoreClosesAtReload(t *testing.T) {
 		w.life = 20 * time.Minute
 		f := startFleet(t, 2, w, s)
 		defer f.end()
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		w.set(func(w *wechat) { w.took = 300 * time.Millisecond })
 		for range 200 {
 			g := f.gateways[0]
@@ -251,23 +246,23 @@ func TestStoreClosesAtReload(t *testing.T) {
 			g.a.Detach()
 			s.set(func(*memServer) { g.store.closed = errors.New("redis: client is closed") })
 			g.a, g.store = next, store
-			time.Sleep(7100 * time.Millisecond)
+			pass(7100 * time.Millisecond)
 		}
 		if n := w.count(); n > 5 || f.failedSince(time.Time{}) != 0 || f.waited() > 2*time.Second {
 			t.Errorf("%d calls for 2 rotations, %d failed, waited %v", n, f.failedSince(time.Time{}), f.waited())
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		f.agree(t)
 		before := w.count() // and in mid-call
 		w.revoke()
-		time.Sleep(200 * time.Millisecond)
+		pass(200 * time.Millisecond)
 		g := f.gateways[0]
 		next := g.Attach(Binding{Source: w, Store: s.client()})
 		next.Start()
 		g.a.Detach()
 		s.set(func(*memServer) { g.store.closed = errors.New("redis: client is closed") })
 		g.a = next
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if n := w.count() - before; n > 3 || f.failedSince(time.Time{}) != 0 {
 			t.Errorf("%d calls, %d failed", n, f.failedSince(time.Time{}))
 		}
@@ -283,9 +278,9 @@ func TestStoreClosesWhileWaiting(t *testing.T) {
 		fetching, waiting := startGateway(w, s.client()), newGateway(w, s.client())
 		defer fetching.stop()
 		defer waiting.stop()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		waiting.a.Start()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		old := waiting.a
 		waiting.a = waiting.Attach(Binding{Source: w, Store: s.client()})
 		waiting.a.Start()
@@ -304,7 +299,7 @@ func TestReloadWhileTheStoreIsAway(t *testing.T) {
 			inFleet(t, habit{downIsGone: true}, true, func(t *testing.T, w *wechat, s *memServer) {
 				f := startFleet(t, 1, w, s)
 				defer f.end()
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				s.set(outage.begin)
 				g := f.gateways[0]
 				for range 10 {
@@ -312,7 +307,7 @@ func TestReloadWhileTheStoreIsAway(t *testing.T) {
 					next.Start()
 					g.a.Detach()
 					g.a = next
-					time.Sleep(20 * time.Second)
+					pass(20 * time.Second)
 				}
 				if n := f.failedSince(time.Time{}); n != 0 || w.count() != 1 || f.waited() > time.Second {
 					t.Errorf("%d requests failed, %d calls, waited %v", n, w.count(), f.waited())
@@ -329,9 +324,9 @@ func TestStoreIsFlushed(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		f := startFleet(t, 3, w, s)
 		defer f.end()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		s.set(func(s *memServer) { clear(s.values); clear(s.before); clear(s.locks) })
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		cold := startGateway(w, s.client())
 		defer cold.stop()
 		if err := cold.request(t.Context()); err != nil || w.count() != 1 {
@@ -344,11 +339,11 @@ func TestStoreIsFlushed(t *testing.T) {
 		if err := colder.request(t.Context()); err != nil || w.count() != 2 {
 			t.Errorf("got %v, %d calls", err, w.count())
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		f.agree(t)
 		s.set(func(s *memServer) { clear(s.values); clear(s.before); clear(s.locks) })
 		w.revoke()
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if n := w.count(); n != 3 || f.failedSince(time.Time{}) != 0 {
 			t.Errorf("%d calls, %d failed", n, f.failedSince(time.Time{}))
 		}
@@ -361,7 +356,7 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
 		f := startFleet(t, 3, w, s)
 		defer f.end()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		for i, g := range f.gateways {
 			tok, err := g.Renew(t.Context())
 			if err != nil || tok.Secret() != w.latest() || w.count() != i+2 {
@@ -372,12 +367,12 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 				t.Errorf("gateway %d: %v", i, err)
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		f.agree(t)
 		if n := f.failedSince(time.Time{}); n != 0 {
 			t.Errorf("%d requests failed", n)
 		}
-		time.Sleep(wakeGap) // although another one has just stored a token
+		pass(wakeGap) // although another one has just stored a token
 		s.put(time.Now().Add(time.Hour).UnixMilli(), "stored")
 		before := w.count()
 		if tok, err := f.gateways[0].Renew(t.Context()); err != nil || tok.Secret() != w.latest() || w.count() != before+1 {
@@ -392,7 +387,7 @@ func TestRenewAsksTheIssuer(t *testing.T) {
 			return g.flight != nil && g.flight.goal.Load() == toLook
 		}
 		for !looking() {
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 		}
 		before = w.count()
 		if _, err := g.Renew(t.Context()); err != nil || w.count() != before+1 {
@@ -408,9 +403,9 @@ func TestLooksAreNoFetches(t *testing.T) {
 		defer g.stop()
 		mustToken(t, g.Manager)
 		before := g.Status()
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		s.set(func(s *memServer) { s.down = errors.New("away") })
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		after := g.Status()
 		if after.StoreLooks < before.StoreLooks+10 || after.StoreFailures == 0 || after.StoreError == "" || !after.Shared {
 			t.Errorf("status is %+v", after)
@@ -427,7 +422,7 @@ func TestBudgetWithoutTheStore(t *testing.T) {
 		s.down, w.poison = errors.New("away"), true
 		g := startGateway(w, s.client())
 		defer g.stop()
-		for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(5 * time.Second) {
+		for start := time.Now(); time.Since(start) < 2*time.Hour; pass(5 * time.Second) {
 			_ = g.request(t.Context())
 		}
 		if n := w.count(); n < aloneBurst || n > aloneBurst+12 {

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -79,8 +78,7 @@ type simulation struct {
 // all at once again, after 6, 12 and 18 hours. Each has a request at its start and
 // every five minutes.
 func simulate(t *testing.T, gateways int, classic, shared bool) (out simulation) {
-	synctest.Test(t, func(t *testing.T) {
-		defer time.Sleep(time.Hour) // what is still under way
+	inBubble(t, func(t *testing.T) {
 		w := &simulatedWechat{classic: classic, perMinute: 10_000, most: 500_000, ends: map[int]time.Time{}}
 		if classic {
 			w.perMinute, w.most = 0, 2_000

@@ -63,13 +63,13 @@ func TestTokenFailureKinds(t *testing.T) {
 					if n := src.count(); n > tc.inAMinute && time.Since(start) < time.Minute {
 						t.Fatalf("%d calls in the first minute", n)
 					}
-					time.Sleep(time.Since(start)/100 + 100*time.Millisecond)
+					pass(time.Since(start)/100 + 100*time.Millisecond)
 				}
 				if n := src.count(); n > tc.inAnHour {
 					t.Errorf("%d calls in an hour", n)
 				}
 				src.fail(nil)
-				time.Sleep(tc.noticedIn + time.Second)
+				pass(tc.noticedIn + time.Second)
 				mustToken(t, m)
 				if s := m.Status(); s.Failure != "" || s.FailuresInARow != 0 {
 					t.Errorf("status is %+v", s)
@@ -151,18 +151,18 @@ func TestSourceThatHangsOrPanics(t *testing.T) {
 		if _, err := m.Token(t.Context()); err == nil || time.Since(start) > 11*time.Second {
 			t.Fatalf("got %v after %v", err, time.Since(start))
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := a.hangs.Load(); n != mostHanging {
 			t.Errorf("%d calls hang", n)
 		}
 		mode.Store(1)
 		close(release)
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if s := m.Status(); s.HasToken || s.Error != "the token source panicked: oops: [redacted] [redacted]" {
 			t.Errorf("status is %+v", s)
 		}
 		mode.Store(2)
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		mustToken(t, m)
 	})
 }
@@ -182,7 +182,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			_, err := m.Reject(context.Background(), tok, 40001)
 			done <- err
 		}()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		m.Close()
 		m.Close()
 		if err := <-done; err == nil {
@@ -195,7 +195,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		_, _ = m.Reject(t.Context(), tok, 40001)
 		m.Attach(Binding{Source: src}).Start()
 		a.Detach()
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 	})
 	synctest.Test(t, func(t *testing.T) {
 		src, hang := newIssuer(), make(chan struct{})
