@@ -308,7 +308,7 @@ func TestDownloadWithABodyThatNeverComes(t *testing.T) {
 // A caller that stands still in the middle of an upload is told so.
 func TestSlowCaller(t *testing.T) {
 	w := startWechat(t)
-	g := startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 500ms\n}\n}", block(w.URL))
+	g := startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 200ms\n}\n}", block(w.URL))
 	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
 		if err != nil {
@@ -325,13 +325,14 @@ func TestSlowCaller(t *testing.T) {
 		}
 		conn.Close()
 	}
-	// one that is slow, and moves, is served
+	// one that is slow, and moves, is served, also on a busy machine
+	g = startGatewayWith(t, "servers {\ntimeouts {\nread_body_idle 2s\n}\n}", block(w.URL))
 	contentType, body := form(t, "a.jpg", picture(t, 1000))
 	pr, pw := io.Pipe()
 	go func() {
 		for piece := range slices.Chunk(body, 100) {
 			_, _ = pw.Write(piece)
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
 		}
 		pw.Close()
 	}()
@@ -357,13 +358,16 @@ func TestTimeoutsCountOnlyWhatStandsStill(t *testing.T) {
 				}
 				return
 			}
-			time.Sleep(60 * time.Millisecond)
+			if r.URL.Query().Get("media_id") == "moves" {
+				time.Sleep(250 * time.Millisecond)
+			}
 		}
 	})
-	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 500ms\n}"))
+	g := startGateway(t, block(up.URL, "transport wechat {\nread_timeout 2s\n}")) // for a busy machine
 	if res, body := g.get("/media/moves"); res.StatusCode != 200 || len(body) != 1000 {
 		t.Errorf("%d, %d bytes", res.StatusCode, len(body))
 	}
+	g.load(block(up.URL, "transport wechat {\nread_timeout 200ms\n}"))
 	res, err := noRedirects.Get(g.URL + "/media/stalls")
 	if err != nil {
 		t.Fatal(err)
