@@ -58,7 +58,12 @@ const caddyfile = `{
 	persist_config off
 	auto_https off
 	debug
-	storage fleet_redis %[2]s gateway {env.FLEET_REDIS_PASSWORD}
+	storage redis {
+		host 127.0.0.1
+		port %[2]s
+		username gateway
+		password {env.FLEET_REDIS_PASSWORD}
+	}
 }
 http://127.0.0.1:%[3]s {
 	bind 127.0.0.1
@@ -86,7 +91,7 @@ func newGateway(t *testing.T, number int, redis *redisServer, wechatURL string, 
 	for _, src := range sources {
 		fmt.Fprintf(&sites, site, src.name, wechatURL, src.appID, g.from)
 	}
-	g.config = fmt.Sprintf(caddyfile, g.dir, redis.address, g.port, sites.String())
+	g.config = fmt.Sprintf(caddyfile, g.dir, redis.port, g.port, sites.String())
 	g.client = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 	t.Cleanup(g.stop)
 	return g

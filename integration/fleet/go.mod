@@ -3,11 +3,14 @@ module github.com/caddy-wechat/caddy-wechat-media/integration/fleet
 go 1.26.0
 
 require (
-	github.com/bsm/redislock v0.9.4
 	github.com/caddy-wechat/caddy-wechat-media v0.0.0
 	github.com/caddyserver/caddy/v2 v2.11.9
-	github.com/caddyserver/certmagic v0.25.6
-	github.com/redis/go-redis/v9 v9.22.0
+	github.com/redis/go-redis/v9 v9.23.0
+)
+
+require (
+	github.com/bsm/redislock v0.9.4 // indirect
+	github.com/caddyserver/certmagic v0.25.6 // indirect
 )
 
 require (
@@ -31,6 +34,7 @@ require (
 	github.com/aryann/difflib v0.0.0-20210328193216-ff5ff6dc229b // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/bits-and-blooms/bitset v1.25.0 // indirect
+	github.com/caddy-wechat/caddy-wechat-media/deploy/check/storage v0.0.0
 	github.com/caddyserver/zerossl v0.1.6 // indirect
 	github.com/ccoveille/go-safecast/v2 v2.0.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
@@ -150,7 +154,7 @@ require (
 	go.opentelemetry.io/otel/trace v1.46.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
 	go.step.sm/crypto v0.91.0 // indirect
-	go.uber.org/atomic v1.11.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
 	go.uber.org/automaxprocs v1.6.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.28.0 // indirect
@@ -177,3 +181,5 @@ require (
 )
 
 replace github.com/caddy-wechat/caddy-wechat-media => ../..
+
+replace github.com/caddy-wechat/caddy-wechat-media/deploy/check/storage => ../../deploy/check/storage

@@ -7,7 +7,6 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,16 +21,16 @@ import (
 // redisServer is a Redis of the test's own. The gateways come over TCP, as a user with
 // a password; the test comes through a unix socket.
 type redisServer struct {
-	t       *testing.T
-	address string
-	dir     string
-	cmd     *exec.Cmd
-	admin   *redis.Client
+	t     *testing.T
+	port  string
+	dir   string
+	cmd   *exec.Cmd
+	admin *redis.Client
 }
 
 func startRedis(t *testing.T) *redisServer {
 	t.Helper()
-	r := &redisServer{t: t, address: net.JoinHostPort("127.0.0.1", freePort(t)), dir: shortDir(t)}
+	r := &redisServer{t: t, port: freePort(t), dir: shortDir(t)}
 	r.start()
 	t.Cleanup(r.stop)
 	return r
@@ -40,10 +39,9 @@ func startRedis(t *testing.T) *redisServer {
 // start starts an empty Redis.
 func (r *redisServer) start() {
 	r.t.Helper()
-	_, port, _ := net.SplitHostPort(r.address)
 	socket := filepath.Join(r.dir, "redis.sock")
 	config := fmt.Sprintf("bind 127.0.0.1\nport %s\nunixsocket %s\nsave \"\"\ndir %s\nlogfile redis.log\nuser gateway on >%s ~* &* +@all\n",
-		port, socket, r.dir, redisPassword)
+		r.port, socket, r.dir, redisPassword)
 	path := filepath.Join(r.dir, "redis.conf")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		r.t.Fatal(err)

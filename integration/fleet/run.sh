@@ -7,7 +7,7 @@ if ! command -v redis-server >/dev/null; then
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null
 fi
 if [ -z "${FULL:-}" ]; then
-	exec go test -count=1 -v -timeout 5m ./...
+	exec go test -count=1 -v -timeout 10m ./...
 fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

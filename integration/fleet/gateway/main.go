@@ -6,7 +6,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-wechat/caddy-wechat-media"
-	_ "github.com/caddy-wechat/caddy-wechat-media/integration/fleet/redisstorage"
+	_ "github.com/caddy-wechat/caddy-wechat-media/deploy/check/storage"
 )
 
 func main() { caddycmd.Main() }
