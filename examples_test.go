@@ -572,7 +572,7 @@ func newExample(t *testing.T, file string) *example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &example{t: t, text: string(text), wechat: startWechat(t), storage: t.TempDir(),
+	x := &example{t: t, text: string(text), wechat: startWechat(t), storage: storageDir(t),
 		secrets: []string{callersToken, callersSecret, callersCookie},
 		ports:   make(map[string]string), listen: make(map[string]string)}
 	x.upstream = strings.TrimPrefix(x.wechat.URL, "http://")
@@ -722,7 +722,7 @@ func (x *example) run() {
 		log.(object)["writer"] = object{"output": "test_memory"}
 		log.(object)["level"] = "DEBUG"
 	}
-	storage := x.t.TempDir()
+	storage := storageDir(x.t)
 	if config["storage"] != nil {
 		storage = x.storage
 	}

@@ -15,12 +15,14 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -111,16 +113,39 @@ type gateway struct {
 	options string // global ones
 }
 
-// freePort returns a TCP port of the loopback interface that nobody listens on.
+// freePort returns a TCP port of the loopback interface that nobody listens on, another
+// one each time, and none that the kernel gives to connections.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	for {
+		port := strconv.Itoa(10_000 + mathrand.IntN(20_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		if _, handedOut := portsHandedOut.LoadOrStore(port, true); !handedOut {
+			return port
+		}
+	}
+}
+
+var portsHandedOut sync.Map
+
+// storageDir is a folder for Caddy's storage. A gateway that has stopped may still be
+// writing there.
+func storageDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "storage")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	t.Cleanup(func() {
+		if !eventually(func() bool { return os.RemoveAll(dir) == nil }) {
+			t.Error("the storage's folder cannot be removed")
+		}
+	})
+	return dir
 }
 
 // startGateway runs a site with the given directives until the test ends.

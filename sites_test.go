@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +83,7 @@ func TestSitesOfTwoSources(t *testing.T) {
 	}
 	classic := "wechat_media " + w.URL + " {\napp " + testAppID + " {env.TEST_WECHAT_SECRET} {\ntoken classic\n}\n}"
 	w.reset()
-	g = startGatewayWith(t, "storage file_system "+filepath.Join(t.TempDir(), "storage"), at("/classic", classic)+"\n"+at("/stable", block(w.URL)))
+	g = startGatewayWith(t, "storage file_system "+storageDir(t), at("/classic", classic)+"\n"+at("/stable", block(w.URL)))
 	for _, path := range []string{"/classic", "/stable"} {
 		if res, body := g.get(path + "/cgi-bin/media/get?media_id=abc"); res.StatusCode != 200 {
 			t.Errorf("%s: %d %s", path, res.StatusCode, body)
@@ -138,7 +137,7 @@ func TestTokenCallsFollowNoRedirect(t *testing.T) {
 		up := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			http.Redirect(rw, r, elsewhere.URL+"/?"+r.URL.RawQuery, http.StatusTemporaryRedirect)
 		}))
-		g := startGatewayWith(t, "storage file_system "+filepath.Join(t.TempDir(), "storage"),
+		g := startGatewayWith(t, "storage file_system "+storageDir(t),
 			"wechat_media "+up.URL+" {\napp "+testAppID+" {env.TEST_WECHAT_SECRET} {\ntoken "+source+"\n}\n}")
 		res, body := g.get("/media/abc")
 		if res.StatusCode != 503 || asked {

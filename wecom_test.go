@@ -272,7 +272,7 @@ func TestWeComConfigurations(t *testing.T) {
 func TestWeComFleet(t *testing.T) {
 	w := startWeCom(t)
 	site := strings.ReplaceAll(wecomBlock(w.URL, "app_selector {header.X-Agent}"), "token wecom\n", "token wecom\nshare_token\n")
-	storage := "storage file_system " + t.TempDir()
+	storage := "storage file_system " + storageDir(t)
 	for start := range 3 {
 		g := startGatewayWith(t, storage, site)
 		for _, agent := range []string{testAgent, otherAgent} {
