@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -283,9 +284,33 @@ func (g *gateway) do(method, target string, header http.Header, body io.Reader) 
 }
 
 var noRedirects = &http.Client{
-	Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100},
+	Transport:     newFreshTransport(),
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Timeout:       time.Minute,
+}
+
+// freshTransport has new connections only, once it was told to close those that are
+// idle: one that becomes idle a moment later would lead to the config before.
+type freshTransport struct {
+	current atomic.Pointer[http.Transport]
+}
+
+func (f *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return f.current.Load().RoundTrip(r)
+}
+
+func (f *freshTransport) CloseIdleConnections() {
+	f.current.Swap(newTransport()).CloseIdleConnections()
+}
+
+func newFreshTransport() *freshTransport {
+	f := new(freshTransport)
+	f.current.Store(newTransport())
+	return f
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
 }
 
 func (g *gateway) get(target string) (*http.Response, []byte) {
@@ -485,6 +510,14 @@ func waitUntilNothingIsKept(t testing.TB) {
 	t.Helper()
 	if !eventually(func() bool { return replay.InUse() == 0 }) {
 		t.Fatalf("%d bytes are kept", replay.InUse())
+	}
+}
+
+// waitForToken waits until the test app has its token.
+func waitForToken(t testing.TB) {
+	t.Helper()
+	if !eventually(func() bool { all := managersOf(testAppID); return len(all) == 1 && all[0].Status().HasToken }) {
+		t.Fatal("no token came")
 	}
 }
 

@@ -279,7 +279,7 @@ func TestAdminAPIKeepsStrangersOut(t *testing.T) {
 		return res.StatusCode
 	}
 	calls := func() int { return w.count(testTokenPath) }
-	eventually(func() bool { return calls() > 0 })
+	waitForToken(t)
 	before := calls()
 	if status := post("attacker.example", ""); status != http.StatusForbidden {
 		t.Errorf("another Host: %d", status)

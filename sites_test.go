@@ -171,6 +171,7 @@ func TestRequestWhoseAppIsRemoved(t *testing.T) {
 		answer <- string(body)
 	}()
 	<-arrived
+	waitForToken(t)
 	loaded := make(chan struct{})
 	go func() { g.load("respond gone"); close(loaded) }()
 	if !eventually(func() bool { return len(managersOf("")) == 0 }) {
