@@ -260,7 +260,7 @@ func TestRepliesThatAreNone(t *testing.T) {
 // Over HTTP/2 a method can be anything: what cannot be sent on counts against nobody.
 func TestOddMethodsCountAgainstNobody(t *testing.T) {
 	w := startWechat(t)
-	g := startTLSGateway(t, "reverse_proxy "+w.URL+" {\nfail_duration 1h\nmax_fails 1\ntransport wechat {\napp "+testAppID+" {env.TEST_WECHAT_SECRET}\n}\n}")
+	g := startTLSGateway(t, strings.Replace(bare(w.URL), "{", "{\nfail_duration 1h\nmax_fails 1", 1))
 	for _, method := range []string{"G ET", "GÉT", "A/B"} {
 		s, err := openStream(g.URL, ":method", method, ":scheme", "https", ":authority", "127.0.0.1", ":path", "/cgi-bin/media/get?media_id=abc", "content-length", "0")
 		if err != nil {
@@ -284,7 +284,7 @@ func TestOddMethodsCountAgainstNobody(t *testing.T) {
 // The bare transport asks for no compression either: an errcode would be out of sight.
 func TestBareTransportAsksForNoCompression(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, "reverse_proxy "+w.URL+" {\ntransport wechat {\napp "+testAppID+" {env.TEST_WECHAT_SECRET}\n}\n}")
+	g := startGateway(t, bare(w.URL))
 	g.do("GET", "/cgi-bin/media/get?media_id=abc", http.Header{"Accept-Encoding": {"gzip, br"}}, nil)
 	if got := w.only(t, "/cgi-bin/media/get").header["Accept-Encoding"]; got != nil {
 		t.Errorf("WeChat got Accept-Encoding %q", got)
