@@ -206,6 +206,37 @@ func TestLateLockIsReleased(t *testing.T) {
 	})
 }
 
+// A lock that is never to be had costs a few goroutines, and a little time.
+func TestLockHangsForGood(t *testing.T) {
+	inFleet(t, habit{lockDeaf: true}, true, func(t *testing.T, w *wechat, s *memServer) {
+		other := s.client()
+		if err := other.Lock(t.Context(), s.key("lock")); err != nil {
+			t.Fatal(err)
+		}
+		g := startGateway(w, s.client())
+		defer g.stop()
+		for range 2 * mostProbes {
+			if err := g.request(t.Context()); err != nil || g.waited > 5*time.Second {
+				t.Errorf("got %v after %v", err, g.waited)
+			}
+			time.Sleep(time.Minute)
+			w.revoke()
+		}
+		s.set(func(s *memServer) {
+			if s.locking > mostProbes {
+				t.Errorf("%d locks are waited for", s.locking)
+			}
+		})
+		_ = other.Unlock(t.Context(), s.key("lock"))
+		time.Sleep(time.Minute)
+		s.set(func(s *memServer) {
+			if s.locking != 0 || len(s.locks) != 0 {
+				t.Errorf("%d locks are waited for, %d are kept", s.locking, len(s.locks))
+			}
+		})
+	})
+}
+
 // A store that hangs for good costs a few goroutines, and no time.
 func TestStoreHangsForGood(t *testing.T) {
 	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {

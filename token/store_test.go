@@ -52,6 +52,7 @@ type memServer struct {
 	paused   bool // for as long as that lasts, whatever the context says
 	hang     bool // for a day, whatever the context says
 	hanging  int  // accesses
+	locking  int  // waits for locks
 	stale    int  // so many reads give what was before the last write
 	writes   []*record
 }
@@ -161,6 +162,8 @@ func (s *memStore) Store(_ context.Context, key string, value []byte) error {
 }
 
 func (s *memStore) Lock(ctx context.Context, key string) error {
+	s.set(func(s *memServer) { s.locking++ })
+	defer s.set(func(s *memServer) { s.locking-- })
 	for {
 		err := s.begin(true)
 		got := err == nil && s.tryLock(ctx, key)
