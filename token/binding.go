@@ -56,7 +56,8 @@ func (a *Attachment) Start() {
 		return
 	}
 	a.started = true
-	m.prefer(a)
+	m.remove(a)
+	m.bindings = slices.Insert(m.bindings, 0, a)
 	close(m.ready)
 	m.ready = make(chan struct{})
 	m.wake(a)
@@ -131,12 +132,6 @@ func (a *Attachment) Detach() {
 	m.schedule()
 }
 
-// prefer makes a the binding that is gone through first.
-func (m *Manager) prefer(a *Attachment) {
-	m.remove(a)
-	m.bindings = slices.Insert(m.bindings, 0, a)
-}
-
 // putOff makes a the last one.
 func (m *Manager) putOff(a *Attachment) {
 	m.remove(a)
@@ -148,8 +143,7 @@ func (m *Manager) remove(a *Attachment) {
 }
 
 // started returns the bindings that are, in the order in which they are gone
-// through: what worked last or was started last goes first, and what failed last
-// goes last.
+// through: what was started last goes first, and what failed last goes last.
 func (m *Manager) started() []*Attachment {
 	return slices.DeleteFunc(slices.Clone(m.bindings), func(a *Attachment) bool { return !a.started })
 }

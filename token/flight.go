@@ -187,7 +187,6 @@ func (m *Manager) publish(f *flight, out outcome) {
 	}
 	m.proven = &out.by.secret
 	out.by.failures = 0
-	m.prefer(out.by)
 	f.tok = tok
 	ev.NextTry = m.nextTry
 	m.emit(ev, out.by)

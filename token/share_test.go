@@ -206,6 +206,25 @@ func TestLateLockIsReleased(t *testing.T) {
 	})
 }
 
+// Who fetches, is alive and brings nothing is not waited for for ever.
+func TestFetchThatTakesTooLong(t *testing.T) {
+	inFleet(t, habit{}, true, func(t *testing.T, w *wechat, s *memServer) {
+		g := newGateway(w, s.client())
+		defer g.stop()
+		go func() {
+			for i := range 60 {
+				s.set(func(s *memServer) { s.values[s.key("alive")] = fmt.Appendf(nil, `{"id":"another","count":%d}`, i) })
+				time.Sleep(signEvery)
+			}
+		}()
+		time.Sleep(signEvery / 2)
+		g.a.Start()
+		if err := g.request(t.Context()); err != nil || g.waited < claimPatience || g.waited > claimPatience+5*time.Second || w.count() != 1 {
+			t.Errorf("got %v after %v, %d calls", err, g.waited, w.count())
+		}
+	})
+}
+
 // A lock that is never to be had costs a few goroutines, and a little time.
 func TestLockHangsForGood(t *testing.T) {
 	inFleet(t, habit{lockDeaf: true}, true, func(t *testing.T, w *wechat, s *memServer) {
