@@ -462,6 +462,18 @@ func TestTokenSurvivesReloads(t *testing.T) {
 	}
 }
 
+// A reload with another secret, and be it a wrong one, keeps the token.
+func TestTokenSurvivesAnotherSecret(t *testing.T) {
+	w := startWechat(t)
+	g := startGateway(t, block(w.URL))
+	g.get("/media/abc")
+	t.Setenv("TEST_WRONG_SECRET", "0123456789abcdef0123456789abcdef")
+	g.load(strings.Replace(block(w.URL), "TEST_WECHAT_SECRET", "TEST_WRONG_SECRET", 1))
+	if res, body := g.get("/media/abc"); res.StatusCode == http.StatusServiceUnavailable || w.count(testTokenPath) != 1 {
+		t.Errorf("status %d, %s, after %d token calls", res.StatusCode, body, w.count(testTokenPath))
+	}
+}
+
 func TestRejectedUploadIsReplayed(t *testing.T) {
 	w := startWechat(t)
 	g := startGateway(t, block(w.URL))
