@@ -281,16 +281,6 @@ func TestOddMethodsCountAgainstNobody(t *testing.T) {
 	}
 }
 
-// The bare transport asks for no compression either: an errcode would be out of sight.
-func TestBareTransportAsksForNoCompression(t *testing.T) {
-	w := startWechat(t)
-	g := startGateway(t, bare(w.URL))
-	g.do("GET", "/cgi-bin/media/get?media_id=abc", http.Header{"Accept-Encoding": {"gzip, br"}}, nil)
-	if got := w.only(t, "/cgi-bin/media/get").header["Accept-Encoding"]; got != nil {
-		t.Errorf("WeChat got Accept-Encoding %q", got)
-	}
-}
-
 // raw sends bytes and returns all that comes back until the connection ends.
 func (g *gateway) raw(request string) string {
 	g.t.Helper()

@@ -89,8 +89,8 @@ type Transport struct {
 	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
 
 	// How many connections to each upstream may be kept ready for requests to come.
-	// There are as many as recent requests have taken, and none when there have been
-	// no requests for a minute. -1 makes none. Default: 128, which is what 32 callers
+	// There are as many as recent requests have taken; while there are none, as many as
+	// there were at once, 32 at the most; after a minute of that, none. -1 makes none. Default: 128, which is what 32 callers
 	// at 30 ms use whose connections close after each reply.
 	SpareConnections int `json:"spare_connections,omitempty"`
 
