@@ -6,23 +6,15 @@ package wechatmedia
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	mathrand "math/rand/v2"
 	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +25,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
@@ -118,20 +111,9 @@ type gateway struct {
 // one each time, and none that the kernel gives to connections.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for {
-		port := strconv.Itoa(10_000 + mathrand.IntN(20_000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		if _, handedOut := portsHandedOut.LoadOrStore(port, true); !handedOut {
-			return port
-		}
-	}
+	_, port, _ := net.SplitHostPort(loopback.FreeAddr(t))
+	return port
 }
-
-var portsHandedOut sync.Map
 
 // storageDir is a folder for Caddy's storage. A gateway that has stopped may still be
 // writing there.
@@ -164,7 +146,7 @@ func startGatewayWith(t testing.TB, options, directives string) *gateway {
 // startTLSGateway is startGateway with HTTPS, and so with HTTP/2 and HTTP/3.
 func startTLSGateway(t testing.TB, directives string) *gateway {
 	t.Helper()
-	cert, key := testCertificate(t)
+	cert, key := loopback.MakeCert(t, t.TempDir())
 	return runGateway(t, directives, "https", "tls "+cert+" "+key, "")
 }
 
@@ -183,35 +165,6 @@ func runGateway(t testing.TB, directives, scheme, tls, options string) *gateway 
 		}
 	})
 	return g
-}
-
-// testCertificate makes a certificate for 127.0.0.1 and returns the files that
-// it and its key are in.
-func testCertificate(t testing.TB) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
-	for file, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(b), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key
 }
 
 // load replaces the site's directives, as a reload does.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 // A page of another origin uploads and downloads with its login, and sees what was
@@ -31,7 +32,7 @@ func TestPagesOfAnotherHost(t *testing.T) {
 	}
 	known, stranger := show(), show()
 
-	site, sandbox := gateway.FreeAddr(t), gateway.FreeAddr(t)
+	site, sandbox := loopback.FreeAddr(t), loopback.FreeAddr(t)
 	recipe := strings.NewReplacer(
 		"media.example.com", "http://"+site,
 		"https://www.example.com", known.URL,

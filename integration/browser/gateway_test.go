@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 func TestMain(m *testing.M) { gateway.Main(m) }
@@ -30,7 +31,7 @@ func startExample(t *testing.T) *example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := func() string { return strings.TrimPrefix(gateway.FreeAddr(t), "127.0.0.1:") }
+	port := func() string { return strings.TrimPrefix(loopback.FreeAddr(t), "127.0.0.1:") }
 	gatewayPort, sandboxPort := port(), port()
 	g := &example{url: "http://localhost:" + gatewayPort, sandbox: "http://127.0.0.1:" + sandboxPort}
 	g.Process = gateway.Start(t, gateway.Config{

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 // place is a number of bytes after which a reply breaks off.
@@ -101,7 +102,7 @@ type rehearsal struct {
 
 // rehearsals are one without and one with TLS to WeChat.
 func rehearsals(t *testing.T) []rehearsal {
-	certFile, keyFile := gateway.MakeCert(t, t.TempDir())
+	certFile, keyFile := loopback.MakeCert(t, t.TempDir())
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		t.Fatal(err)

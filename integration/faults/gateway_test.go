@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 const (
@@ -35,9 +36,9 @@ type server struct {
 func newServer(t *testing.T) *server {
 	t.Helper()
 	g := &server{
-		http: "http://" + gateway.FreeAddr(t), https: "https://" + gateway.FreeAddr(t), admin: "http://" + gateway.FreeAddr(t),
+		http: "http://" + loopback.FreeAddr(t), https: "https://" + loopback.FreeAddr(t), admin: "http://" + loopback.FreeAddr(t),
 	}
-	g.cert, g.key = gateway.MakeCert(t, t.TempDir())
+	g.cert, g.key = loopback.MakeCert(t, t.TempDir())
 	return g
 }
 

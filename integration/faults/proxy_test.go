@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -76,7 +76,7 @@ type host struct {
 // startHost runs a host until the test ends.
 func startHost(t *testing.T, wechat string) *host {
 	t.Helper()
-	h := &host{t: t, addr: gateway.FreeAddr(t), wechat: wechat, conns: make(map[*net.TCPConn]bool)}
+	h := &host{t: t, addr: loopback.FreeAddr(t), wechat: wechat, conns: make(map[*net.TCPConn]bool)}
 	h.url = "http://" + h.addr
 	h.weather()
 	h.up()

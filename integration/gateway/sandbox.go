@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 // WeCom's account in the sandbox, beside WeChat's, and its line for Site.App.
@@ -34,9 +36,9 @@ type Site struct {
 // Start runs the site until the test ends.
 func (s Site) Start(t testing.TB) *Site {
 	t.Helper()
-	wechat := FreeAddr(t)
-	s.HTTP, s.HTTPS, s.Sandbox = "http://"+FreeAddr(t), "https://"+FreeAddr(t), "http://"+wechat
-	cert, key := MakeCert(t, t.TempDir())
+	wechat := loopback.FreeAddr(t)
+	s.HTTP, s.HTTPS, s.Sandbox = "http://"+loopback.FreeAddr(t), "https://"+loopback.FreeAddr(t), "http://"+wechat
+	cert, key := loopback.MakeCert(t, t.TempDir())
 	s.Cert = cert
 	if s.App == "" {
 		s.App = "app " + AppID + " {env." + SecretVariable + "}"

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddy-wechat/caddy-wechat-media/integration/gateway"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 func TestMain(m *testing.M) { gateway.Main(m) }
@@ -114,7 +115,7 @@ func TestCommands(t *testing.T) {
 					t.Errorf("%s has no %s", m[1], word)
 				}
 			}
-			address := gateway.FreeAddr(t)
+			address := loopback.FreeAddr(t)
 			gateway.Start(t, gateway.Config{Args: append(args, "--listen", address), URL: "http://" + address})
 			js.run(t, "http://"+address)
 		})

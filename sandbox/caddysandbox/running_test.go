@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
 )
 
@@ -34,12 +35,7 @@ import (
 // too.
 func run(t *testing.T, config string) (address, log string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = l.Addr().String()
-	l.Close()
+	address = loopback.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(address)
 	log = filepath.Join(t.TempDir(), "log")
 	config = "{\nadmin off\npersist_config off\ndebug\nlog {\noutput file LOG\n}\n}\n" + config

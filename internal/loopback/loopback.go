@@ -1,6 +1,5 @@
-package gateway
-
-// Addresses and certificates for the loopback interface.
+// Package loopback has addresses and certificates for tests that run servers.
+package loopback
 
 import (
 	"crypto/ecdsa"
