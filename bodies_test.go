@@ -367,7 +367,7 @@ func TestTimeoutsCountOnlyWhatStandsStill(t *testing.T) {
 	if res, body := g.get("/media/moves"); res.StatusCode != 200 || len(body) != 1000 {
 		t.Errorf("%d, %d bytes", res.StatusCode, len(body))
 	}
-	g.load(block(up.URL, "transport wechat {\nread_timeout 200ms\n}"))
+	g = startGateway(t, block(up.URL, "transport wechat {\nread_timeout 200ms\n}"))
 	res, err := noRedirects.Get(g.URL + "/media/stalls")
 	if err != nil {
 		t.Fatal(err)

@@ -343,7 +343,7 @@ func TestWechatUnreachable(t *testing.T) {
 	hang := make(chan struct{})
 	up := upstream(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
 	defer close(hang)
-	g.load(directive(up.URL, "transport wechat {\nresponse_header_timeout 100ms\n}"))
+	g.load(directive(up.URL, "transport wechat {\ndial_timeout 500ms\nresponse_header_timeout 100ms\n}"))
 	if res, reply = g.get("/media/abc"); res.StatusCode != 504 {
 		t.Errorf("hanging: %d %s", res.StatusCode, reply)
 	}

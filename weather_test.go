@@ -31,7 +31,7 @@ func TestAllWeathers(t *testing.T) {
 	res, reply := g.upload("/media", "a.jpg", content)
 	id := uploaded(t, res, reply)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // on a machine that is busy
 	defer cancel()
 	var callers, weather sync.WaitGroup
 	var right, honest, left atomic.Int64
@@ -76,10 +76,15 @@ func TestAllWeathers(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	enough := func() bool { return right.Load() >= 10 && honest.Load() > 0 && left.Load() > 0 }
+	for begin := time.Now(); ctx.Err() == nil && (time.Since(begin) < 5*time.Second || !enough()); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	cancel()
 	callers.Wait()
 	weather.Wait()
 	t.Logf("%d right, %d honest errors, %d callers left", right.Load(), honest.Load(), left.Load())
-	if right.Load() < 10 || honest.Load() == 0 || left.Load() == 0 {
+	if !enough() {
 		t.Errorf("%d right, %d honest errors, %d callers left", right.Load(), honest.Load(), left.Load())
 	}
 
