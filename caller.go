@@ -20,6 +20,10 @@ const (
 	lingerTotal = 30 * time.Second
 	lingerStall = 5 * time.Second // without a byte
 	lingerBytes = 64 << 20
+
+	// lingerStream is lingerStall over HTTP/2 and 3, where Go's client sends nothing more
+	// once it has seen a refusal, and then waits for the answer's end.
+	lingerStream = time.Second
 )
 
 // caller is the ResponseWriter that the proxy is given.
@@ -114,10 +118,18 @@ func (ex *exchange) linger(answered bool) {
 		return
 	}
 	if ex.upload != nil { // somebody may be reading for it
-		deadline := time.Now().Add(lingerStall)
+		deadline := time.Now().Add(c.lingerStall())
 		ex.upload.Abandon(func() { _ = http.NewResponseController(c.ResponseWriter).SetReadDeadline(deadline) })
 	}
 	c.readAway()
+}
+
+// lingerStall is how long the next byte of an answered request is waited for.
+func (c *caller) lingerStall() time.Duration {
+	if c.request.ProtoMajor > 1 {
+		return lingerStream
+	}
+	return lingerStall
 }
 
 // readAway reads the rest of the request within bounds.
@@ -127,7 +139,7 @@ func (c *caller) readAway() {
 	defer lingerBuffers.Put(buf)
 	end := time.Now().Add(lingerTotal)
 	for left := int64(lingerBytes); left > 0; {
-		deadline := time.Now().Add(lingerStall)
+		deadline := time.Now().Add(c.lingerStall())
 		if deadline.After(end) {
 			deadline = end
 		}

@@ -11,11 +11,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -224,6 +227,35 @@ func TestRefusalsReachThoseWhoSendFirst(t *testing.T) {
 		senders.Go(func() { sendAll(3<<20, 3<<20, 11<<20, 30<<20) })
 		senders.Wait()
 	}
+}
+
+// Who sends no more is not waited for for long, and over HTTP/2 less so: Go's client
+// waits for the answer's end.
+func TestTheRestIsWaitedForInBoundedTime(t *testing.T) {
+	for major, want := range map[int]time.Duration{1: lingerStall, 2: lingerStream, 3: lingerStream} {
+		synctest.Test(t, func(t *testing.T) {
+			body, writer := io.Pipe()
+			c := new(caller)
+			c.init(deadlineWriter{httptest.NewRecorder(), writer}, &http.Request{ProtoMajor: major, Body: body}, nil)
+			go func() { _, _ = writer.Write(make([]byte, 10_000)) }()
+			start := time.Now()
+			c.readAway()
+			if took := time.Since(start); took != want {
+				t.Errorf("HTTP/%d: waited for %v", major, took)
+			}
+		})
+	}
+}
+
+// deadlineWriter ends reads of a body at their deadline.
+type deadlineWriter struct {
+	http.ResponseWriter
+	body *io.PipeWriter
+}
+
+func (w deadlineWriter) SetReadDeadline(deadline time.Time) error {
+	time.AfterFunc(time.Until(deadline), func() { _ = w.body.CloseWithError(os.ErrDeadlineExceeded) })
+	return nil
 }
 
 type zeroes struct{}

@@ -24,8 +24,8 @@ func init() {
 // read, such as the 401 of `respond`, `basic_auth` or `forward_auth`. Many clients send
 // all of a request before they read, and see a broken connection otherwise. The answer
 // leaves at once; then the rest of the upload is read and thrown away, for 30 s, 64 MiB
-// and 5 s without a byte at the most. It stands in front of the handlers that it is
-// for, and has no options.
+// and 5 s without a byte (1 s over HTTP/2 and 3) at the most. It stands in front of the
+// handlers that it is for, and has no options.
 type Linger struct{}
 
 // CaddyModule returns the Caddy module information.

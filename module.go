@@ -57,7 +57,8 @@ const (
 // Whatever multipart form comes in, one Content-Type goes out, with the boundary that
 // the body begins with and nothing behind it. A refused upload is answered at once,
 // and the rest of it is read and thrown away, for 30 s, 64 MiB and 5 s without a byte
-// at the most, so that clients see the answer that send before they read.
+// (1 s over HTTP/2 and 3) at the most, so that clients see the answer that send before
+// they read.
 //
 // Requests are proxied by an ordinary reverse_proxy with the `wechat` transport.
 // What the gateway refuses itself looks like WeChat's own errors, with the
