@@ -22,10 +22,12 @@ const (
 	demandWindow = 5 * time.Second
 
 	// Where there has been no request for lullBegins, as many connections are kept
-	// ready as there were requests at once before, and maxLull at the most: what they
+	// ready as were in use before or closed within what it takes to replace one, about
+	// replaceTakes, and maxLull at the most: what they
 	// cost, a new one every IdleTimeout, is paid before it is known whether anybody comes.
-	lullBegins = 2 * time.Second
-	maxLull    = 32
+	lullBegins   = 2 * time.Second
+	maxLull      = 32
+	replaceTakes = 100 * time.Millisecond
 
 	// makeTimeout is how long a spare may take to be made.
 	makeTimeout = 30 * time.Second
@@ -60,9 +62,11 @@ type destination struct {
 	want   int       // spares that would have been enough lately
 	least  int       // connections that were idle throughout the window
 	closed [2]int    // connections that were closed in this window and the one before
-	peak   [2]int    // the most requests at once, in this window and in those before
+	peak   [2]int    // the most connections in use or being replaced at once, in this window and in those before
 	window time.Time // when this window began
 	reused bool      // a request began with a connection idle
+	lately [2]int    // connections closed in this replaceTakes and in the one before
+	since  time.Time // when this one began
 
 	failures int
 	retry    time.Time // no spare is made before
@@ -101,7 +105,7 @@ func (d *Dialer) begin(r route) Use {
 	dst := d.to(r)
 	dst.reused = dst.reused || dst.idle() > 0
 	dst.requests++
-	dst.peak[0] = max(dst.peak[0], dst.requests)
+	dst.peak[0] = max(dst.peak[0], dst.requests+dst.closedLately(0))
 	dst.maintain()
 	return Use{d, dst}
 }
@@ -131,6 +135,7 @@ func (dst *destination) returned() {
 	dst.lent--
 	dst.turn()
 	dst.closed[0]++
+	dst.closedLately(1)
 	dst.maintain()
 }
 
@@ -219,6 +224,20 @@ func (dst *destination) turn() {
 			dst.peak[0] = dst.requests
 		}
 	}
+}
+
+// closedLately counts n more connections that were closed, and returns how many were in
+// the time that it takes to replace one, or twice that.
+func (dst *destination) closedLately(n int) int {
+	switch passed := time.Since(dst.since); {
+	case passed >= 2*replaceTakes:
+		dst.lately, dst.since = [2]int{}, time.Now()
+	case passed >= replaceTakes:
+		dst.lately = [2]int{0, dst.lately[0]}
+		dst.since = dst.since.Add(replaceTakes)
+	}
+	dst.lately[0] += n
+	return dst.lately[0] + dst.lately[1]
 }
 
 // idle is how many connections wait in the caller's pool.

@@ -250,6 +250,28 @@ func TestManyCallersAfterALull(t *testing.T) {
 	}
 }
 
+// Callers who come one shortly after the other need more connections than there are
+// requests at once, as making one takes longer than using it.
+func TestCallersInARowAfterALull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 128, true)
+		defer w.end()
+		for round := range 3 {
+			var all sync.WaitGroup
+			for i := range 32 {
+				all.Go(func() {
+					time.Sleep(time.Duration(i) * 6 * time.Millisecond)
+					if took := w.get(); round > 0 && took != roundTrip {
+						t.Errorf("in the %d. round the %d. request took %v", round, i, took)
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(25 * time.Second)
+		}
+	})
+}
+
 // load has callers ask, each after a pause, for a while.
 func (w *world) load(callers int, pause, lasting time.Duration) (took []time.Duration) {
 	var mu sync.Mutex
