@@ -45,17 +45,18 @@ type load struct {
 var protocols = []string{"HTTP/1.1", "HTTP/1.1 with TLS", "HTTP/2 with TLS"}
 
 // A caller over HTTP/2 may have up to 1 MiB in the window of Go's server, over which the
-// gateway has no say: for whole transfers that is measured and has no bound.
+// gateway has no say: for whole transfers that is measured and has no bound, and others
+// have more room.
 var loads = []load{
 	{"uploads to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, false, (*client).upload},
 	{"uploads of unknown length to a slow upstream", 64, [3]int{replay + room, replay + room, 0}, true, false, (*client).uploadChunked},
 	{"downloads to slow callers", 256, [3]int{room, room, 0}, false, false, (*client).downloadSlowly},
 	{"downloads from a slow upstream", 256, [3]int{room, room, 0}, true, false, (*client).download},
 	{"uploads that drip from their first byte on", 1000, [3]int{room, 2 * room, 2 * room}, false, false, (*client).drip},
-	{"uploads that drip after 128 KiB", 1000, [3]int{replay + 2*room, replay + 3*room, replay + 3*room}, false, false, (*client).dripLate},
+	{"uploads that drip after 128 KiB", 1000, [3]int{replay + 2*room, replay + 4*room, replay + 6*room}, false, false, (*client).dripLate},
 	{"callers who do not read", 256, [3]int{room, room, 2 * room}, false, false, (*client).hang},
 	{windowless, 256, [3]int{0, 0, room}, false, false, (*client).hangWindow},
-	{"uploads that are refused and sent all the same", 256, [3]int{refused, refused, refused}, false, true, (*client).refused},
+	{"uploads that are refused and sent all the same", 256, [3]int{refused, refused, 2 * room}, false, true, (*client).refused},
 }
 
 // windowless takes HTTP/2, and is the only load whose callers share connections.
