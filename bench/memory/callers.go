@@ -181,7 +181,7 @@ func (c *client) hangWindow() string {
 // connect makes the connection of a caller who will be refused.
 func (c *client) connect() {
 	if c.protocol == 2 {
-		c.small()
+		c.get(100, false)
 		return
 	}
 	conn, err := net.Dial("tcp", c.target)
