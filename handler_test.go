@@ -256,9 +256,8 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 
-	// the same as errors of Caddy's kind, on a port of its own: for a moment after a
-	// reload the listener before has connections, and an upload cannot be sent twice
-	g = startGateway(t, block(w.URL, append(options, "errors caddy")...)+`
+	// the same as errors of Caddy's kind
+	g.load(block(w.URL, append(options, "errors caddy")...) + `
 		handle_errors {
 			respond "handled {err.status_code} {http.wechat_media.errcode}" {err.status_code}
 		}`)

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -17,8 +16,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -99,11 +96,12 @@ func loggedSoFar() string {
 
 // gateway is a running Caddy with one site.
 type gateway struct {
-	t    testing.TB
-	URL  string
-	port string
-	tls  string // the site's tls directive; none for plain HTTP
+	t      testing.TB
+	URL    string
+	scheme string
+	port   string
 
+	tls     string // the site's tls directive; none for plain HTTP
 	options string // global ones
 }
 
@@ -153,8 +151,7 @@ func startTLSGateway(t testing.TB, directives string) *gateway {
 func runGateway(t testing.TB, directives, scheme, tls, options string) *gateway {
 	t.Helper()
 	t.Setenv("TEST_WECHAT_SECRET", testSecret)
-	g := &gateway{t: t, port: freePort(t), tls: tls, options: options}
-	g.URL = scheme + "://127.0.0.1:" + g.port
+	g := &gateway{t: t, scheme: scheme, tls: tls, options: options}
 	memoryLogged.Lock()
 	memoryLogged.Reset()
 	memoryLogged.Unlock()
@@ -167,14 +164,19 @@ func runGateway(t testing.TB, directives, scheme, tls, options string) *gateway 
 	return g
 }
 
-// load replaces the site's directives, as a reload does.
+// load replaces the site's directives, as a reload does, on a port of its own: for a
+// moment after a reload the listener before has connections, and answers as before or
+// drops them.
 func (g *gateway) load(directives string) {
 	g.t.Helper()
+	g.port = freePort(g.t)
+	g.URL = g.scheme + "://127.0.0.1:" + g.port
 	if err := g.tryLoad(directives); err != nil {
 		g.t.Fatalf("loading: %v", err)
 	}
 }
 
+// tryLoad replaces the site's directives on the port that it has.
 func (g *gateway) tryLoad(directives string) error {
 	g.t.Helper()
 	out, err := adapt(g.t, fmt.Sprintf(`{
@@ -201,7 +203,7 @@ func (g *gateway) tryLoad(directives string) error {
 			level DEBUG
 		}
 		%s
-	}`, g.options, g.URL[:strings.Index(g.URL, ":")], g.port, g.tls, directives))
+	}`, g.options, g.scheme, g.port, g.tls, directives))
 	if err != nil {
 		return err
 	}
@@ -221,10 +223,6 @@ func (g *gateway) do(method, target string, header http.Header, body io.Reader) 
 		req.Header[k] = v
 	}
 	res, err := noRedirects.Do(req)
-	if (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && body == nil {
-		// a connection that the listener of a config now gone had, accepted or not
-		res, err = noRedirects.Do(req)
-	}
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -237,33 +235,9 @@ func (g *gateway) do(method, target string, header http.Header, body io.Reader) 
 }
 
 var noRedirects = &http.Client{
-	Transport:     newFreshTransport(),
+	Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Timeout:       time.Minute,
-}
-
-// freshTransport has new connections only, once it was told to close those that are
-// idle: one that becomes idle a moment later would lead to the config before.
-type freshTransport struct {
-	current atomic.Pointer[http.Transport]
-}
-
-func (f *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	return f.current.Load().RoundTrip(r)
-}
-
-func (f *freshTransport) CloseIdleConnections() {
-	f.current.Swap(newTransport()).CloseIdleConnections()
-}
-
-func newFreshTransport() *freshTransport {
-	f := new(freshTransport)
-	f.current.Store(newTransport())
-	return f
-}
-
-func newTransport() *http.Transport {
-	return &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
 }
 
 func (g *gateway) get(target string) (*http.Response, []byte) {

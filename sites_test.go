@@ -160,8 +160,9 @@ func TestRequestWhoseAppIsRemoved(t *testing.T) {
 	}))
 	g := startGatewayWith(t, "", "forward_auth "+auth.URL+" {\nuri /\n}\n"+block(w.URL))
 	answer := make(chan string, 1)
+	target := g.URL + "/cgi-bin/media/get?media_id=abc"
 	go func() {
-		res, err := http.Get(g.URL + "/cgi-bin/media/get?media_id=abc")
+		res, err := http.Get(target)
 		if err != nil {
 			answer <- err.Error()
 			return
