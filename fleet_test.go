@@ -98,9 +98,10 @@ func shift(raw []byte, by time.Duration) []byte {
 
 // gatewayProcess is a Caddy in a process of its own.
 type gatewayProcess struct {
-	cmd *exec.Cmd
-	log bytes.Buffer
-	URL string
+	cmd   *exec.Cmd
+	input io.Closer // ends it
+	log   bytes.Buffer
+	URL   string
 
 	stopped atomic.Bool
 	served  atomic.Int64
@@ -142,6 +143,7 @@ func startGatewayProcess(t *testing.T, app, localAddress, storage, wechatURL str
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.input = stdin
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -149,11 +151,7 @@ func startGatewayProcess(t *testing.T, app, localAddress, storage, wechatURL str
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
-		_ = p.cmd.Wait()
-	})
+	t.Cleanup(p.stop)
 	if _, err := stdin.Write(append(out, '\n')); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +159,14 @@ func startGatewayProcess(t *testing.T, app, localAddress, storage, wechatURL str
 		t.Fatalf("%q %v", line, err)
 	}
 	return p
+}
+
+// stop ends the process, if it has not ended, and waits for it.
+func (p *gatewayProcess) stop() {
+	_ = p.input.Close()
+	impatient := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+	defer impatient.Stop()
+	_ = p.cmd.Wait()
 }
 
 // Each call of source classic retires the last token, which is replaced after 3 to
@@ -284,8 +290,7 @@ func fetchOnce(url string, want []byte) error {
 func checkLogs(t *testing.T, fleet map[string]*gatewayProcess, secrets []string) {
 	t.Helper()
 	for name, p := range fleet {
-		_ = p.cmd.Process.Signal(os.Interrupt)
-		_ = p.cmd.Wait()
+		p.stop()
 		if p.log.Len() == 0 {
 			t.Errorf("process %s logged nothing", name)
 		}
