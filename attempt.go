@@ -129,6 +129,13 @@ func (a *attempt) bite() {
 	a.cancel(a.bitten)
 }
 
+// connected reports whether the attempt has had a connection.
+func (a *attempt) connected() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.got
+}
+
 // crowdedOut reports whether the attempt ended because all connections were in use: one
 // that is being made has a clock of its own.
 func (a *attempt) crowdedOut() bool {

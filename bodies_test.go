@@ -636,3 +636,87 @@ func TestBareTransportGivesMemoryBack(t *testing.T) {
 		waitUntilNothingIsKept(t)
 	}
 }
+
+// Without the handler, too, the next host gets all of an upload: when the first one
+// cannot be reached, and when the proxy takes its answer for a reason to ask again.
+func TestBareTransportTriesTheNextHost(t *testing.T) {
+	w, busy := startWechat(t), startWechat(t)
+	contentType, body := form(t, "a.jpg", picture(t, 200_000))
+	const onBusy = "lb_retry_match {\nexpression `{rp.status_code} == 500`\n}"
+	for name, tc := range map[string]struct{ upstreams, options, replay string }{
+		"unreachable":            {"http://127.0.0.1:1 " + w.URL, "", ""},
+		"unreachable, none kept": {"http://127.0.0.1:1 " + w.URL, "", "replay_buffer 1"},
+		"another answer":         {busy.URL + " " + w.URL, onBusy, ""},
+	} {
+		g := startGateway(t, "reverse_proxy "+tc.upstreams+" {\nlb_policy wechat_failover\nlb_retries 1\n"+tc.options+
+			"\ntransport wechat {\n"+tc.replay+"\napp "+testAppID+" {\ntoken file "+tokenFile(t, w, busy)+"\n}\n}\n}")
+		for _, known := range []bool{true, false} {
+			if !known && tc.replay != "" {
+				continue // there is no memory to gather it in
+			}
+			w.reset()
+			busy.Respond(sandbox.MediaUpload, 1, func(rw http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				rw.WriteHeader(http.StatusInternalServerError)
+			})
+			in := io.Reader(bytes.NewReader(body))
+			if !known {
+				in = io.MultiReader(in)
+			}
+			res, reply := g.do("POST", "/cgi-bin/media/upload?type=image", http.Header{"Content-Type": {contentType}}, in)
+			if !strings.Contains(string(reply), "media_id") {
+				t.Errorf("%s, length known %v: %d %s", name, known, res.StatusCode, reply)
+				continue
+			}
+			if got := w.only(t, "/cgi-bin/media/upload"); !bytes.Equal(got.body, body) {
+				t.Errorf("%s, length known %v: the bytes differ", name, known)
+			}
+		}
+		busy.ResetFaults()
+		waitUntilNothingIsKept(t)
+	}
+}
+
+// Once a request has been answered, nobody reads from its caller any more, although
+// there is more to come: its server has it back.
+func TestNobodyReadsAnAnsweredRequest(t *testing.T) {
+	up := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "token") {
+			_, _ = io.WriteString(rw, `{"access_token":"0123456789012345678901234567890123456789","expires_in":7200}`)
+			return
+		}
+		rw.Header().Set("Connection", "close")
+		_, _ = io.WriteString(rw, `{"errcode":45001,"errmsg":"media size out of limit"}`)
+	}))
+	const bareAlone = "bare" // where Caddy's server first reads the request, and then answers
+	for name, site := range map[string]string{"handler": block(up.URL), bareAlone: bare(up.URL), "bare, lingering": "wechat_linger\n" + bare(up.URL)} {
+		g := startGateway(t, site)
+		for range 5 {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			fmt.Fprintf(conn, "POST /cgi-bin/media/upload?type=image HTTP/1.1\r\nHost: x\r\n"+
+				"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 2000000\r\n\r\n--b\r\n")
+			answer := make(chan string, 1)
+			go func() {
+				line, err := bufio.NewReader(conn).ReadString('\n')
+				answer <- fmt.Sprint(line, err)
+			}()
+			for begin := time.Now(); time.Since(begin) < 300*time.Millisecond; time.Sleep(time.Millisecond) {
+				if _, err := conn.Write(make([]byte, 1000)); err != nil {
+					break
+				}
+			}
+			if name == bareAlone {
+				_ = conn.Close()
+			}
+			if got := <-answer; name != bareAlone && !strings.HasPrefix(got, "HTTP/1.1 200") {
+				t.Errorf("%s: %q", name, got)
+			}
+			_ = conn.Close()
+		}
+		waitUntilNothingIsKept(t)
+	}
+}

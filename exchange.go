@@ -4,6 +4,7 @@ package wechatmedia
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -38,10 +39,11 @@ type exchange struct {
 	first   attempt  // the first one; newAttempt makes the others
 	last    *attempt // nil: there has been none
 	upload  *replay.Upload
-	form    string   // what seems to be wrong with an upload that WeChat refused
-	kept    *answer  // the upstream's, in case no further upstream has a better one
-	cause   error    // why the last round trip failed; nil: it did not
-	refusal *refusal // the gateway's own answer, in place of WeChat's
+	body    io.Reader // which it reads, without the handler
+	form    string    // what seems to be wrong with an upload that WeChat refused
+	kept    *answer   // the upstream's, in case no further upstream has a better one
+	cause   error     // why the last round trip failed; nil: it did not
+	refusal *refusal  // the gateway's own answer, in place of WeChat's
 	verdict verdict
 	status  int // of the answer as it came from WeChat's side; 0: there is none
 	retries int

@@ -25,8 +25,6 @@ import (
 	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
-var errNotKept = errors.New("the upload was not kept for sending it again")
-
 // RoundTrip implements http.RoundTripper. What the gateway refuses itself, and what a
 // caller brings about, is no error of the upstream's, and is not counted against it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -52,29 +50,6 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		ex.cause = err
 	}
 	return res, err
-}
-
-// roundTripAlone is for a transport without the handler: app and upload are its own
-// business.
-func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
-	ex := &exchange{ctx: req.Context(), transport: t}
-	app, refused := t.selectApp(replacerFrom(ex.ctx))
-	if refused != nil {
-		closeBody(req)
-		return t.refuse(ex, req, refused)
-	}
-	ex.app = app
-	if req.Body != nil && req.ContentLength != 0 {
-		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget})
-		defer ex.upload.Finish()
-		if err := gather(ex.upload); err != nil {
-			return t.refuse(ex, req, refuseCaller(err, t.ReplayBuffer))
-		}
-		if ex.upload.Length() == 0 {
-			ex.upload = nil
-		}
-	}
-	return t.serve(ex, req)
 }
 
 // gather waits for the first byte of an upload: nothing is dialed for a caller who has
@@ -369,10 +344,15 @@ func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Re
 		return t.refuse(ex, req, refuseCrowd(err))
 	case callerErr != nil:
 		return t.refuse(ex, req, refuseCaller(callerErr, t.ReplayBuffer))
-	case ex.upload == nil && isDownload(req.Method), ex.upload != nil && ex.upload.Replayable() && !ex.upload.EverSent():
+	case ex.upload == nil && isDownload(req.Method), ex.upload != nil && ex.sendable():
 		err = reverseproxy.NewDialError(err)
 	}
 	return nil, err
+}
+
+// sendable reports whether the upload can go to the next upstream.
+func (ex *exchange) sendable() bool {
+	return ex.upload.Replayable() && !ex.upload.EverSent() && (ex.caller != nil || !ex.reads())
 }
 
 // upstreamBroken reports whether a status is one that a broken host answers with;
@@ -398,28 +378,6 @@ func (t *Transport) refuse(ex *exchange, req *http.Request, r *refusal) (*http.R
 	}
 	replacerFrom(ex.ctx).Set(statusPlaceholder, r.status)
 	return r.response(req, statusOfOwn), nil
-}
-
-// A refusal without the handler has a status of its own until the proxy has looked at
-// it: with the true one it would be counted by an unhealthy_status of the operator's.
-const (
-	statusOfOwn       = 299
-	statusPlaceholder = "http.wechat_transport.status"
-)
-
-// showOwnStatus has the proxy give refusals their true status.
-func (t *Transport) showOwnStatus(proxy *reverseproxy.Handler) {
-	proxy.HandleResponse = slices.Insert(slices.Clone(proxy.HandleResponse), 0, caddyhttp.ResponseHandler{
-		Match:      &caddyhttp.ResponseMatcher{StatusCode: []int{statusOfOwn}},
-		StatusCode: "{" + statusPlaceholder + "}",
-	})
-}
-
-// statusAlone is for an upstream whose status happens to be the one of our own.
-func (t *Transport) statusAlone(ex *exchange, res *http.Response) {
-	if res.StatusCode == statusOfOwn {
-		replacerFrom(ex.ctx).Set(statusPlaceholder, statusOfOwn)
-	}
 }
 
 func timedOut(err error) bool {
