@@ -67,7 +67,7 @@ func (t *Transport) exchangeAlone(req *http.Request) *exchange {
 	ex := &exchange{ctx: ctx, transport: t}
 	if req.Body != nil && req.ContentLength != 0 {
 		ex.body = req.Body
-		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget})
+		ex.upload = replay.New(req.Body, replay.Options{Length: req.ContentLength, Most: t.ReplayBuffer, Budget: t.budget, Beside: t.CallerBuffer})
 		caddyhttp.SetVar(ctx, aloneVar, ex)
 	}
 	return ex

@@ -121,7 +121,7 @@ func (a *attempt) bite() {
 	switch {
 	case a.answered:
 	case !a.got:
-		a.bitten.what = fmt.Sprintf("no connection became free within %v; max_conns_per_host is their number", a.waits)
+		a.bitten.what = fmt.Sprintf("no connection became free within %v; max_conns and max_conns_per_host are their numbers", a.waits)
 	default:
 		a.bitten.what = fmt.Sprintf("WeChat sent no reply within %v; response_header_timeout, and a second for each 32 KiB of an "+
 			"upload, of %d bytes here, are its bounds", a.waits, a.length)

@@ -162,8 +162,8 @@ func takeOwn(d *caddyfile.Dispenser, misplaced map[string]string, names ...strin
 var misplacedOptions = func() map[string]string {
 	places := map[string]string{"token": "the block of an app: app <app_id> [<app_secret>] { ... }"}
 	places["share_token"] = places["token"]
-	for _, option := range []string{"compression", "dial_fallback_delay", "dial_timeout", "expect_continue_timeout", "forward_proxy_url",
-		"keepalive", "keepalive_idle_conns", "keepalive_idle_conns_per_host", "keepalive_interval", "local_address", "max_conns_per_host",
+	for _, option := range []string{"caller_buffer", "compression", "dial_fallback_delay", "dial_timeout", "expect_continue_timeout", "forward_proxy_url",
+		"keepalive", "keepalive_idle_conns", "keepalive_idle_conns_per_host", "keepalive_interval", "local_address", "max_conns", "max_conns_per_host",
 		"max_response_header", "network_proxy", "proxy_protocol", "read_buffer", "read_timeout", "resolvers", "response_header_timeout",
 		"spare_connections", "tls", "tls_client_auth", "tls_curves", "tls_except_ports", "tls_insecure_skip_verify", "tls_renegotiation",
 		"tls_server_name", "tls_timeout", "tls_trust_pool", "versions", "write_buffer", "write_timeout"} {
@@ -324,6 +324,8 @@ func checkMediaType(d *caddyfile.Dispenser, mediaType string) error {
 //	    }
 //	    app_selector  <placeholder>
 //	    replay_buffer <size>
+//	    caller_buffer <size>
+//	    max_conns     <n>
 //	    spare_connections <n>
 //
 //	    # and every option of transport http
@@ -334,7 +336,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	segment := d.NewFromNextSegment()
-	own, err := takeOwn(segment, misplacedInTransport, "app", "app_selector", "replay_buffer", "spare_connections")
+	own, err := takeOwn(segment, misplacedInTransport, "app", "app_selector", "replay_buffer", "caller_buffer", "max_conns", "spare_connections")
 	if err != nil {
 		return err
 	}
@@ -374,43 +376,63 @@ func (t *Transport) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("app_selector %q has no placeholder; write for example {header.X-Wechat-Appid}", t.AppSelector)
 		}
 	case "replay_buffer":
-		if t.ReplayBuffer != 0 {
-			return d.Errf("%s is already specified", option)
-		}
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		size, err := parseSize(d, option, d.Val())
-		if err != nil {
+		return unmarshalSize(d, &t.ReplayBuffer)
+	case "caller_buffer":
+		if err := unmarshalSize(d, &t.CallerBuffer); err != nil {
 			return err
 		}
-		if d.NextArg() {
-			return d.ArgErr()
+		if err := t.checkCallerBuffer(); err != nil {
+			return d.WrapErr(err)
 		}
-		t.ReplayBuffer = size
+		return nil
+	case "max_conns":
+		return unmarshalConns(d, &t.MaxConns, 1)
 	case "spare_connections":
-		return t.unmarshalSpares(d)
+		if err := unmarshalConns(d, &t.SpareConnections, 0); err != nil {
+			return err
+		}
+		if t.SpareConnections == 0 {
+			t.SpareConnections = -1
+		}
+		return nil
 	}
 	return noBlock(d, option)
 }
 
-func (t *Transport) unmarshalSpares(d *caddyfile.Dispenser) error {
+// unmarshalSize reads the size of an option that may stand once.
+func unmarshalSize(d *caddyfile.Dispenser, into *int64) error {
+	var text string
 	option := d.Val()
-	if t.SpareConnections != 0 {
+	if err := single(d, &text); err != nil {
+		return err
+	}
+	if *into != 0 {
 		return d.Errf("%s is already specified", option)
 	}
+	size, err := parseSize(d, option, text)
+	if err != nil {
+		return err
+	}
+	*into = size
+	return nil
+}
+
+// unmarshalConns reads the number of connections of an option that may stand once.
+func unmarshalConns(d *caddyfile.Dispenser, into *int, least int) error {
 	var text string
-	if !d.AllArgs(&text) {
-		return d.ArgErr()
+	option := d.Val()
+	if err := single(d, &text); err != nil {
+		return err
+	}
+	if *into != 0 {
+		return d.Errf("%s is already specified", option)
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return d.Errf("%s %s is not a number of connections; write for example 16, or 0 for none", option, text)
+	if err != nil || n < least {
+		return d.Errf("%s %s is not a number of connections from %d on; write for example 16", option, text, least)
 	}
-	if t.SpareConnections = n; n == 0 {
-		t.SpareConnections = -1
-	}
-	return noBlock(d, option)
+	*into = n
+	return nil
 }
 
 // single reads the one argument of an option that may stand once.

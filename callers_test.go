@@ -486,30 +486,73 @@ func TestNotModifiedWaitsForNobody(t *testing.T) {
 // counted against the upstream.
 func TestCrowdedOut(t *testing.T) {
 	w := startWechat(t)
-	g := startGateway(t, block(w.URL, "fail_duration 1h", "max_fails 1",
-		"transport wechat {\nmax_conns_per_host 1\nresponse_header_timeout 1s\ndial_timeout 1s\nspare_connections 0\n}"))
-	g.get("/media/warm-up")
-	drips, err := dialGateway(g.URL, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer drips.Close()
-	began, first := make(chan struct{}), new(sync.Once)
-	w.OnUploadProgress(func(int64) { first.Do(func() { close(began) }) })
-	fmt.Fprint(drips, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n")
-	<-began
-	var others sync.WaitGroup
-	ask := func(res *http.Response, body []byte) {
-		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"errcode":-1`) {
-			t.Errorf("%d %s", res.StatusCode, body)
+	for _, option := range []string{"max_conns_per_host 1", "max_conns 1"} {
+		g := startGateway(t, block(w.URL, "fail_duration 1h", "max_fails 1",
+			"transport wechat {\n"+option+"\nresponse_header_timeout 1s\ndial_timeout 1s\n}"))
+		g.get("/media/warm-up")
+		leave := g.drip(w)
+		var others sync.WaitGroup
+		others.Go(func() { res, body := g.get("/media/abc"); wantCrowded(t, res, body) })
+		others.Go(func() { res, body := g.upload("/media", "a.jpg", picture(t, 100)); wantCrowded(t, res, body) })
+		others.Wait()
+		leave()
+		if !eventually(func() bool { res, _ := g.get("/media/abc"); return res.StatusCode == http.StatusOK }) {
+			t.Errorf("%s: nobody is served afterwards", option)
 		}
 	}
-	others.Go(func() { ask(g.get("/media/abc")) })
-	others.Go(func() { ask(g.upload("/media", "a.jpg", picture(t, 100))) })
-	others.Wait()
-	drips.Close()
+}
+
+// max_conns counts the connections to all upstreams. Those that nobody uses make room.
+func TestConnectionsToAllUpstreams(t *testing.T) {
+	one, two := startWechat(t), startWechat(t)
+	site := func(w *wechat) string {
+		return "wechat_media " + w.URL + " {\napp " + testAppID + " {\ntoken file " + tokenFile(t, one, two) + "\n}\n"
+	}
+	g := startGateway(t, strings.Replace(site(one), one.URL, one.URL+" "+two.URL, 1)+"lb_policy header X-Host\nlb_retries 1\n"+
+		"transport wechat {\nmax_conns 2\nresponse_header_timeout 1s\ndial_timeout 1s\n}\n}")
+	for range 10 { // both have idle connections, or had them
+		for _, host := range []string{"a", "b", "c", "d"} {
+			if res, body := g.do("GET", "/media/abc", http.Header{"X-Host": {host}}, nil); res.StatusCode != http.StatusOK {
+				t.Fatalf("%d %s", res.StatusCode, body)
+			}
+		}
+	}
+	if len(one.requests()) == 0 || len(two.requests()) == 0 {
+		t.Fatal("one of the upstreams was not asked")
+	}
+	leave := []func(){g.drip(one, two), g.drip(one, two)}
+	for _, host := range []string{"a", "b", "c", "d"} {
+		res, body := g.do("GET", "/media/abc", http.Header{"X-Host": {host}}, nil)
+		wantCrowded(t, res, body)
+	}
+	for _, l := range leave {
+		l()
+	}
 	if !eventually(func() bool { res, _ := g.get("/media/abc"); return res.StatusCode == http.StatusOK }) {
 		t.Error("nobody is served afterwards")
+	}
+}
+
+// drip begins an upload and waits until one of the hosts has some of it.
+func (g *gateway) drip(hosts ...*wechat) (leave func()) {
+	g.t.Helper()
+	began, first := make(chan struct{}), new(sync.Once)
+	for _, w := range hosts {
+		w.OnUploadProgress(func(int64) { first.Do(func() { close(began) }) })
+	}
+	conn, err := dialGateway(g.URL, "")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	fmt.Fprint(conn, "POST /media HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n")
+	<-began
+	return func() { conn.Close() }
+}
+
+func wantCrowded(t *testing.T, res *http.Response, body []byte) {
+	t.Helper()
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"errcode":-1`) {
+		t.Errorf("%d %s", res.StatusCode, body)
 	}
 }
 

@@ -28,6 +28,7 @@ func (t *Transport) provisionWire(writeStall time.Duration, egress bool) {
 	options := wire.Options{
 		Dial: rt.DialContext, TLS: rt.TLSClientConfig, HandshakeTimeout: rt.TLSHandshakeTimeout,
 		Stall: writeStall, IdleTimeout: time.Duration(t.KeepAlive.IdleConnTimeout), MaxSpares: max(0, t.SpareConnections),
+		MaxConns: t.MaxConns, CloseIdle: rt.CloseIdleConnections,
 		Key: t.destinationOf, Detach: detachDial, Observe: observeSpare,
 	}
 	ownTLS := t.ownTLS()

@@ -143,7 +143,8 @@ func (h *Handler) pass(r *http.Request, ex *exchange) error {
 func (h *Handler) receive(r *http.Request, ex *exchange, out *http.Request) *refusal {
 	ex.caller.asked = true
 	ex.upload = replay.New(r.Body, replay.Options{
-		Length: r.ContentLength, Most: h.limits[ex.call.mediaType], Budget: h.transport.budget,
+		Length: r.ContentLength, Most: h.limits[ex.call.mediaType],
+		Budget: h.transport.budget, Beside: h.transport.CallerBuffer,
 	})
 	head, err := firstLine(ex.upload)
 	if err == nil && len(head) > 0 {

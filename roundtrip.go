@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/errcode"
 	"github.com/caddy-wechat/caddy-wechat-media/internal/replay"
+	"github.com/caddy-wechat/caddy-wechat-media/internal/wire"
 	"github.com/caddy-wechat/caddy-wechat-media/token"
 )
 
@@ -340,7 +341,7 @@ func (t *Transport) failed(ex *exchange, req *http.Request, err error) (*http.Re
 	}
 	ex.cause = err // an error of dialing hides what it is about
 	switch {
-	case ex.last != nil && ex.last.crowdedOut():
+	case ex.last != nil && ex.last.crowdedOut(), errors.Is(err, wire.ErrCrowded):
 		return t.refuse(ex, req, refuseCrowd(err))
 	case callerErr != nil:
 		return t.refuse(ex, req, refuseCaller(callerErr, t.ReplayBuffer))

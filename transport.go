@@ -36,7 +36,7 @@ const (
 	defaultResponseHeaderTimeout = 30 * time.Second
 	defaultStallTimeout          = 60 * time.Second
 	defaultIdleConnsPerHost      = 512
-	defaultConnsPerHost          = 1024
+	defaultConns                 = 1024
 	defaultSpares                = 128
 
 	// defaultIdleTimeout is less than the 20 s or so after which WeChat is reported to
@@ -51,7 +51,7 @@ const (
 //
 // It is an HTTP transport in every other respect and takes all of that
 // transport's options, with other defaults: HTTP/1.1 only, no compression, 1024
-// connections to each upstream of which 512 may be idle, for `15s`, `5s` for the TLS
+// connections of which 512 to each upstream may be idle, for `15s`, `5s` for the TLS
 // handshake, and `60s` without a byte in either direction (`read_timeout` and
 // `write_timeout` count only while WeChat is waited for, so a slow caller does not
 // end a transfer). Reply headers may take `30s`, and as long as the upload's length
@@ -88,10 +88,23 @@ type Transport struct {
 	// answered with 503. Default: 67108864 (64 MiB).
 	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
 
+	// Memory, in bytes, that an upload may take beside ReplayBuffer when that has no room
+	// for it, and it only passes through: 8, 32, 128 or 256 KiB, of which the largest counts that
+	// fits. 8 MiB more, for all of them together, speed up those that flow fast. Connections on both
+	// sides have their own. Default: 32768 (32 KiB).
+	CallerBuffer int64 `json:"caller_buffer,omitempty"`
+
+	// How many connections there may be in all, to whatever upstream, those made ahead and
+	// those being made included. A request for which there is none is answered with 503.
+	// Default: 1024, or max_conns_per_host if that is more; max_conns_per_host is
+	// as much if it is not set.
+	MaxConns int `json:"max_conns,omitempty"`
+
 	// How many connections to each upstream may be kept ready for requests to come.
 	// There are as many as recent requests have taken; while there are none, as many as
-	// there were at once, 32 at the most; after a minute of that, none. -1 makes none. Default: 128, which is what 32 callers
-	// at 30 ms use whose connections close after each reply.
+	// there were at once, 32 at the most; after a minute of that, none. -1 makes none.
+	// Default: 128, which is what 32 callers at 30 ms use whose connections close after
+	// each reply.
 	SpareConnections int `json:"spare_connections,omitempty"`
 
 	apps     []*app
@@ -271,6 +284,9 @@ func (t *Transport) setDefaults() {
 	if t.ReplayBuffer == 0 {
 		t.ReplayBuffer = defaultReplayBuffer
 	}
+	if t.CallerBuffer == 0 {
+		t.CallerBuffer = replay.DefaultBeside
+	}
 	if t.SpareConnections == 0 {
 		t.SpareConnections = defaultSpares
 	}
@@ -281,9 +297,8 @@ func (t *Transport) setDefaults() {
 	if t.Compression == nil {
 		t.Compression = new(bool)
 	}
-	if t.MaxConnsPerHost == 0 {
-		t.MaxConnsPerHost = defaultConnsPerHost
-	}
+	t.MaxConns = cmp.Or(t.MaxConns, max(defaultConns, t.MaxConnsPerHost))
+	t.MaxConnsPerHost = cmp.Or(t.MaxConnsPerHost, t.MaxConns)
 	t.KeepAlive = cmp.Or(t.KeepAlive, new(reverseproxy.KeepAlive))
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
@@ -340,11 +355,24 @@ func (t *Transport) Validate() error {
 	if t.ReplayBuffer < 0 {
 		return fmt.Errorf("replay_buffer is %d bytes; it cannot be negative", t.ReplayBuffer)
 	}
+	if err := t.checkCallerBuffer(); err != nil {
+		return err
+	}
+	if t.MaxConns < 0 {
+		return fmt.Errorf("max_conns is %d; it cannot be negative", t.MaxConns)
+	}
 	if t.AppSelector != "" && !strings.Contains(t.AppSelector, "{") {
 		return fmt.Errorf("app_selector %q has no placeholder; write for example {http.request.header.X-Wechat-Appid}", t.AppSelector)
 	}
 	if t.SpareConnections < -1 {
 		return fmt.Errorf("spare_connections is %d; it cannot be negative", t.SpareConnections)
+	}
+	return nil
+}
+
+func (t *Transport) checkCallerBuffer() error {
+	if t.CallerBuffer < replay.MinBeside {
+		return fmt.Errorf("caller_buffer is %d bytes; %d (8KiB) is the least", t.CallerBuffer, replay.MinBeside)
 	}
 	return nil
 }

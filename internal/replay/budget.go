@@ -10,16 +10,20 @@ import (
 
 // Reserve is how much memory, in bytes, uploads that a Budget has no room for may take
 // beside it, all together, so as to pass on in large pieces what flows fast. Each of
-// them may have two pieces of 16 KiB besides.
+// them may have what Options.Beside says besides.
 const Reserve = 8 << 20
 
 // sizes of pieces, in bytes. Each piece costs a system call on either side; but
 // what waits for a caller who may never send it is to be small.
 var sizes = [...]int{4 << 10, 16 << 10, 64 << 10, 128 << 10}
 
+const smallest = 0 // the size that a caller who has not sent anything costs
+
+// MinBeside is the least that Options.Beside can be, and DefaultBeside what it is if
+// nothing is said, in bytes.
 const (
-	smallest   = 0 // the size that a caller who has not sent anything costs
-	unreserved = 1 // the largest size that an upload without a budget is sure to get
+	MinBeside     = 8 << 10
+	DefaultBeside = 32 << 10
 )
 
 // Budget is an amount of memory that uploads share to be kept in.

@@ -194,18 +194,20 @@ func TestDrippingCallersHoldLittle(t *testing.T) {
 	sent := make([]byte, 100*kib)
 	for name, tc := range map[string]struct {
 		budget int64
-		first  int // bytes that each sends at once
-		then   int // bytes at a time after that, ten times
+		beside int64 // which is allowed
+		first  int   // bytes that each sends at once
+		then   int   // bytes at a time after that, ten times
 		stuck  bool
 		want   int64 // bytes held beside the budget
 	}{
-		"silent":                               {1 << 20, 0, 0, false, callers * 4 * kib},
-		"dripping":                             {0, 1, 100, false, callers * 4 * kib},
-		"dripping into a small budget":         {1 << 20, 1, 100, false, callers * 4 * kib},
-		"a burst, then silent":                 {0, 100 * kib, 0, false, callers*16*kib + Reserve},
-		"a burst, then dripping":               {0, 100 * kib, 10, false, callers * 4 * kib},
-		"a burst that is not taken":            {0, 100 * kib, 0, true, callers*32*kib + Reserve},
-		"a burst that is not taken, in budget": {64 << 20, 100 * kib, 0, true, callers*32*kib + Reserve},
+		"silent":                               {1 << 20, 0, 0, 0, false, callers * 4 * kib},
+		"dripping":                             {0, 0, 1, 100, false, callers * 4 * kib},
+		"dripping into a small budget":         {1 << 20, 0, 1, 100, false, callers * 4 * kib},
+		"a burst, then silent":                 {0, 0, 100 * kib, 0, false, callers*16*kib + Reserve},
+		"a burst, then dripping":               {0, 0, 100 * kib, 10, false, callers * 4 * kib},
+		"a burst that is not taken":            {0, 0, 100 * kib, 0, true, callers*32*kib + Reserve},
+		"the same, with less allowed":          {0, 20 * kib, 100 * kib, 0, true, callers*8*kib + Reserve},
+		"a burst that is not taken, in budget": {64 << 20, 0, 100 * kib, 0, true, callers*32*kib + Reserve},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -214,7 +216,7 @@ func TestDrippingCallersHoldLittle(t *testing.T) {
 				var end []func()
 				for range callers {
 					pr, pw := io.Pipe()
-					u := New(pr, Options{Length: 10 << 20, Budget: b})
+					u := New(pr, Options{Length: 10 << 20, Budget: b, Beside: tc.beside})
 					a := u.Open(nil)
 					to := &gate{open: make(chan struct{})}
 					if !tc.stuck {
@@ -252,7 +254,7 @@ func TestDrippingCallersHoldLittle(t *testing.T) {
 				}
 				synctest.Wait()
 				t.Logf("at most %d bytes, in the end %d, and %d in the budget", most, b.Outside(), b.InUse())
-				if b.Outside() > tc.want || most > callers*32*kib+Reserve {
+				if b.Outside() > tc.want || most > callers*DefaultBeside+Reserve {
 					t.Errorf("%d callers hold %d bytes beside the budget, %d at most; want %d", callers, b.Outside(), most, tc.want)
 				}
 				for _, f := range end {

@@ -5,6 +5,7 @@ package replay
 // The record of one upload: what has arrived of it and is still held.
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"math"
@@ -37,6 +38,11 @@ type Options struct {
 	Length int64   // bytes that the caller announced; -1 if unknown. Bytes beyond are not read.
 	Most   int64   // the most bytes that an upload of unknown length may have
 	Budget *Budget // which it is kept within; required
+
+	// Beside is how much memory, in bytes, the upload may take beside the budget and
+	// Reserve while it is on its way: two pieces of 4, 16, 64 or 128 KiB, as large as
+	// fit. Default: DefaultBeside.
+	Beside int64
 }
 
 // Upload is one caller's body. Any number of attempts may read it, each from its
@@ -46,9 +52,10 @@ type Options struct {
 //
 // When the budget is used up, the upload is no longer kept: what the last attempt opened has
 // passed is given back, and the rest goes through at most two pieces, of which one is on its way
-// out and one is read ahead. They are of 4 or 16 KiB, or larger as far as Reserve goes.
-// So a caller holds 16 KiB at the most outside of the budget and of Reserve while he is waited
-// for, and 32 KiB while the other side is; one who drips less than 1 KiB at a time, 4 KiB.
+// out and one is read ahead. They are as large as Options.Beside allows, or larger as far as
+// Reserve goes. So a caller holds half of Beside at the most, outside of the budget and of Reserve,
+// while he is waited for, and all of it while the other side is; one who drips less than 1 KiB at a
+// time, 4 KiB.
 //
 // An attempt that is given up may still sit in a read of the caller's body. What
 // that read brings goes into the record, so that nothing is lost to the next attempt.
@@ -58,6 +65,7 @@ type Options struct {
 type Upload struct {
 	src    io.Reader
 	most   int64 // limit of an upload of unknown length
+	sure   int   // the largest size of pieces that it gets without Reserve
 	budget *Budget
 
 	mu      sync.Mutex
@@ -83,6 +91,10 @@ type Upload struct {
 func New(src io.Reader, o Options) *Upload {
 	u := &Upload{src: src, length: max(o.Length, -1), most: o.Most, budget: o.Budget}
 	u.changed.L = &u.mu
+	beside := cmp.Or(o.Beside, DefaultBeside)
+	for u.sure+1 < len(sizes) && 2*int64(sizes[u.sure+1]) <= beside {
+		u.sure++
+	}
 	if u.length == 0 {
 		u.err, u.ended = io.EOF, true
 	}
@@ -169,7 +181,7 @@ func (u *Upload) room() *piece {
 	case tail != nil && (u.current == nil || u.current.off <= tail.start):
 		return nil
 	default:
-		for ; size > unreserved; size-- {
+		for ; size > u.sure; size-- {
 			if take(&u.budget.reserved, int64(sizes[size]), Reserve) {
 				in = fromReserve
 				break

@@ -94,11 +94,19 @@ func (d *Dialer) reach(ctx context.Context, r route) (net.Conn, error) {
 }
 
 func (d *Dialer) dialRaw(ctx context.Context, network, addr string) (net.Conn, error) {
+	if err := d.admit(); err != nil {
+		return nil, err
+	}
 	conn, err := d.options.Dial(ctx, network, addr)
-	if err == nil && d.options.Stall > 0 {
+	if err != nil {
+		d.open.Add(-1)
+		return nil, err
+	}
+	conn = &admittedConn{Conn: conn, d: d}
+	if d.options.Stall > 0 {
 		conn = &stallConn{Conn: conn, stall: d.options.Stall}
 	}
-	return conn, err
+	return conn, nil
 }
 
 // shakeHands puts TLS on conn, and closes that if it fails.

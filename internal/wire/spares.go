@@ -273,7 +273,7 @@ func (dst *destination) maintain() {
 			supply--
 		}
 	}
-	for ; supply < dst.target() && !now.Before(dst.retry); supply++ {
+	for ; supply < dst.target() && !now.Before(dst.retry) && d.hasRoom(d.open.Load()+int64(dst.making)); supply++ {
 		dst.making++
 		ctx, r := dst.ctx, dst.route
 		d.background.Go(func() { dst.makeOne(ctx, r) })
@@ -430,6 +430,8 @@ func socketOf(conn net.Conn) syscall.Conn {
 	case *tlsConn:
 		return socketOf(c.records.Conn)
 	case *stallConn:
+		return socketOf(c.Conn)
+	case *admittedConn:
 		return socketOf(c.Conn)
 	case syscall.Conn:
 		return c

@@ -614,7 +614,7 @@ func TestSparesKnowTheirWay(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := conn.(*Conn).Conn.(namedConn).to; got != to {
+				if got := conn.(*Conn).Conn.(*admittedConn).Conn.(namedConn).to; got != to {
 					t.Errorf("%s for %s", got, to)
 				}
 				cancel()

@@ -50,6 +50,15 @@ type Options struct {
 	// that requests wait for. Default: none.
 	MaxSpares int
 
+	// MaxConns is how many connections there may be in all, to whatever destination,
+	// spares and those being made included. One more ends a spare's life, or that of the
+	// connections that CloseIdle closes, or else fails with ErrCrowded. Default: any number.
+	MaxConns int
+
+	// CloseIdle closes connections that were handed out and are not in use. Default:
+	// none are closed.
+	CloseIdle func()
+
 	// Key names the destination that ctx and addr lead to: connections of one name can
 	// stand in for each other. For an empty one no spares are made. Default: network
 	// and addr.
@@ -83,6 +92,7 @@ type Dialer struct {
 	ctx        context.Context // ends with the Dialer
 	cancel     context.CancelFunc
 	background sync.WaitGroup // of spares
+	open       atomic.Int64   // connections, and those being made
 
 	mu           sync.Mutex
 	closed       bool
@@ -99,6 +109,9 @@ func NewDialer(options Options) *Dialer {
 	}
 	if options.Detach == nil {
 		options.Detach = context.WithoutCancel
+	}
+	if options.CloseIdle == nil {
+		options.CloseIdle = func() {}
 	}
 	if options.Observe == nil {
 		options.Observe = func(SpareEvent) {}
