@@ -6,6 +6,8 @@ package wechatmedia
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -15,10 +17,16 @@ import (
 	"net/http/httputil"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/caddy-wechat/caddy-wechat-media/internal/loopback"
 )
 
 // A policy that goes by the request sees the one that its caller has sent, and nothing
@@ -154,6 +162,125 @@ func TestEgressProxies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A host that demands a certificate of its callers gets one, with token calls too.
+func TestClientCertificate(t *testing.T) {
+	w := startWechat(t)
+	cert, key := loopback.MakeCert(t, t.TempDir())
+	known := x509.NewCertPool()
+	raw, err := os.ReadFile(cert)
+	if err != nil || !known.AppendCertsFromPEM(raw) {
+		t.Fatal(err)
+	}
+	for _, versions := range []string{"1.1", "1.1 2"} {
+		up := httptest.NewUnstartedServer(w)
+		up.EnableHTTP2 = true
+		up.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: known}
+		up.StartTLS()
+		t.Cleanup(up.Close)
+		g := startGateway(t, block(up.URL, "transport wechat {\nversions "+versions+"\ntls_insecure_skip_verify\ntls_client_auth "+cert+" "+key+"\n}"))
+		content := picture(t, 50_000)
+		res, reply := g.upload("/media", "a.jpg", content)
+		id := uploaded(t, res, reply)
+		w.revoke()
+		if _, back := g.get("/media/" + id); !bytes.Equal(back, content) {
+			t.Errorf("versions %s: the bytes differ", versions)
+		}
+	}
+}
+
+// A host that is asked over HTTP/3 alone, as another Caddy in front of WeChat can be.
+func TestUpstreamOverHTTP3(t *testing.T) {
+	w := startWechat(t)
+	cert, key := loopback.MakeCert(t, t.TempDir())
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others atomic.Int64
+	up := &http3.Server{TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}}),
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor != 3 {
+				others.Add(1)
+			}
+			w.ServeHTTP(rw, r)
+		})}
+	go func() { _ = up.Serve(conn) }()
+	t.Cleanup(func() { _ = up.Close(); _ = conn.Close() })
+	g := startGateway(t, block("https://"+conn.LocalAddr().String(), "transport wechat {\nversions 3\ntls_insecure_skip_verify\n}"))
+	content := picture(t, 300_000)
+	for range 2 {
+		res, reply := g.upload("/media", "a.jpg", content)
+		id := uploaded(t, res, reply)
+		w.revoke()
+		if _, back := g.get("/media/" + id); !bytes.Equal(back, content) {
+			t.Error("the bytes differ")
+		}
+	}
+	if others.Load() > 0 {
+		t.Errorf("%d requests came over another version", others.Load())
+	}
+}
+
+// Hosts that SRV records name serve token calls and media.
+func TestUpstreamsFromSRV(t *testing.T) {
+	w := startWechat(t)
+	_, port, _ := strings.Cut(strings.TrimPrefix(w.URL, "http://"), ":")
+	names := nameServer(t, port)
+	g := startGateway(t, block("", "dynamic srv _media._tcp.wechat.test {\nresolvers "+names+"\n}\ntransport wechat {\nresolvers "+names+"\n}"))
+	content := picture(t, 1000)
+	res, reply := g.upload("/media", "a.jpg", content)
+	id := uploaded(t, res, reply)
+	w.revoke()
+	if _, back := g.get("/media/" + id); !bytes.Equal(back, content) {
+		t.Error("the bytes differ")
+	}
+}
+
+// nameServer says that every service is at a port of this machine, and returns its address.
+func nameServer(t *testing.T, port string) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for buf := make([]byte, 4<<10); ; {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			answer := dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 60}}
+			switch m.Questions[0].Type {
+			case dnsmessage.TypeSRV:
+				answer.Body = &dnsmessage.SRVResource{Target: dnsmessage.MustNewName("host.wechat.test."), Port: uint16(number)}
+			case dnsmessage.TypeA:
+				answer.Body = &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}
+			}
+			if answer.Body != nil {
+				m.Answers = []dnsmessage.Resource{answer}
+			}
+			if reply, err := m.Pack(); err == nil {
+				_, _ = conn.WriteTo(reply, from)
+			}
+		}
+	}()
+	return conn.LocalAddr().String()
 }
 
 // A transport that stands alone in a handler's handle_response answers with true

@@ -385,21 +385,22 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 		return fmt.Errorf("getting events app: %w", err)
 	}
 	t.events = events.(*caddyevents.App)
-	return t.events.On("started", onStarted(func() {
-		t.running = true
-		replayLimits.Add(t.ReplayBuffer)
-		for _, a := range t.apps {
-			t.startMetrics(a)
-			a.attached.Start()
-		}
-	}))
+	return t.events.On("started", onStarted{t})
 }
 
-// onStarted is an event handler without a use for the event.
-type onStarted func()
+// onStarted handles the event of a config that has started. Caddy logs it as JSON.
+type onStarted struct{ t *Transport }
 
 // Handle implements caddyevents.Handler.
-func (f onStarted) Handle(context.Context, caddy.Event) error { f(); return nil }
+func (s onStarted) Handle(context.Context, caddy.Event) error {
+	s.t.running = true
+	replayLimits.Add(s.t.ReplayBuffer)
+	for _, a := range s.t.apps {
+		s.t.startMetrics(a)
+		a.attached.Start()
+	}
+	return nil
+}
 
 // Cleanup releases what t acquired. Requests that outlast the config's grace
 // period may still use it.
