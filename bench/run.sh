@@ -186,11 +186,11 @@ origin() {
 		"$(wrk -v 2>&1 | sed -n 's,^wrk debian/\([^ ]*\).*,wrk \1,p')" >"$results/$1.txt"
 }
 
-taskset -c $other_cores nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
+taskset -c $other_cores env -C "$dir" nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
 pids+=($!)
 taskset -c $other_cores "$dir/distance" -relay 2>"$dir/relay.log" &
 pids+=($!)
-for port in 20441 20454; do await -k https://127.0.0.1:$port/cgi-bin/stable_token; done
+for port in 20441 20454; do await --cacert "$dir/cert.pem" --connect-to ::127.0.0.1: https://api.weixin.qq.com:$port/cgi-bin/stable_token; done
 over=0
 if [[ $parts == *memory* ]]; then
 	origin memory
