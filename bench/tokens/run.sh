@@ -6,5 +6,4 @@ table=$(mktemp)
 trap 'rm -f "$table"' EXIT
 WECHAT_SIMULATION=$table go test -C ../.. -count=1 -v -timeout 2h -run '^TestSimulation$' ./token
 [ -s "$table" ] || { echo "the test has written no table"; exit 1; }
-readme=$(sed '/<!-- table -->/q' README.md; cat "$table"; sed -n '/<!-- end of table -->/,$p' README.md)
-printf '%s\n' "$readme" >README.md
+sed -i -e "/<!-- table -->/r $table" -e '/<!-- table -->/,/<!-- end of table -->/{//!d}' README.md
