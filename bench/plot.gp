@@ -2,7 +2,7 @@
 set terminal svg size 1100,420 background "white" font "sans-serif,12"
 set output "plot.svg"
 set datafile separator "\t"
-set datafile missing "?"
+set datafile missing "–"
 set style data histogram
 set style histogram clustered gap 1
 set style fill solid noborder

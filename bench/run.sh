@@ -8,61 +8,65 @@
 #	run.sh --check    whether the documents say what the figures give
 #
 # PARTS ("load distance memory") chooses among the parts, CELLS (a regular expression) among the
-# cells of load, ONLY (a part of their names) among the loads of memory; ROUNDS says how
-# often, and LULLS how often after a lull.
+# cells of load, ONLY (a part of their names) among the rows of distance and memory; ROUNDS says
+# how often, LULLS how often after a lull, and CALLS how often one calls without a lull.
 # BEFORE, another build of the gateway, is one more contender.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# report makes the documents and the picture of the figures.
+dir=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
+fail() { echo "$*" >&2; tail -n 5 "$dir"/*.log >&2 2>/dev/null || true; exit 1; }
+
+# documents makes all files that are made of figures, in a directory of their own.
+documents() {
+	mkdir "$dir/documents"
+	[ -x "$dir/bench" ] || go build -o "$dir/bench" .
+	"$dir/bench" short results/first >"$dir/documents/benchmarks-table.md"
+	"$dir/bench" plot results/first >"$dir/documents/plot.dat"
+	"$dir/bench" tables results/first $([ ! -d results/second ] || echo results/second) >"$dir/tables"
+	sed -e "/<!-- tables -->/r $dir/tables" -e '/<!-- tables -->/,/<!-- end of tables -->/{//!d}' README.md >"$dir/documents/README.md"
+}
+
+# report puts them in their places, and draws the picture.
 report() {
-	go run ./report report
+	documents
+	cp "$dir"/documents/* .
 	[ "$(wc -l <plot.dat)" = 1 ] || gnuplot plot.gp
 }
 
 results=results/first
-parts=${PARTS:-load distance memory}
-rounds=${ROUNDS:-5} seconds=2 cells=${CELLS:-.}
-distance=(-lulls "${LULLS:-6}" -only "${ONLY-}")
-memory=(-rounds "${ROUNDS:-3}" -only "${ONLY-}")
+parts=${PARTS:-load distance memory} rounds=${ROUNDS:-5} processes=${ROUNDS:-3} seconds=2 cells=${CELLS:-.}
+options=(-only "${ONLY-}" -lulls "${LULLS:-6}" -calls "${CALLS:-20}")
 case ${1-} in
 "") ;;
 --second) results=results/second parts=${PARTS:-load distance} ;;
 --quick)
-	results=results/quick rounds=${ROUNDS:-1} seconds=1 cells=${CELLS:-'-(1|32)$'}
-	distance+=(-calls "${CALLS:-5}" -lulls "${LULLS:-1}" -scale 0.05)
-	memory+=(-rounds 1 -in-a-row 1 -size 2097152 -hold 2s)
+	results=results/quick rounds=${ROUNDS:-1} processes=1 seconds=1 cells=${CELLS:-'-(1|32)$'}
+	options+=(-calls "${CALLS:-5}" -lulls "${LULLS:-1}" -scale 0.05 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
---report) report && exit ;;
---check) exec go run ./report check ;;
-*) sed -n '2,/^set/{/^set/!p}' "$0" && exit 2 ;;
+--report) report; exit ;;
+--check)
+	documents
+	for file in "$dir"/documents/*; do
+		cmp "$file" "${file##*/}" || fail "${file##*/} is not what the figures in results/ give; run.sh --report mends that"
+	done
+	exit
+	;;
+*) sed -n '2,/^set/{/^set/!p}' "$0"; exit 2 ;;
 esac
-distance+=(-rounds "$rounds")
-[ "$(nproc)" -ge 2 ] || { echo "this takes a core for the gateway and one for all else"; exit 1; }
+[ "$(nproc)" -ge 2 ] || fail "this takes a core for the gateway and one for all else"
 gateway_core=$(($(nproc) - 1)) other_cores=0-$(($(nproc) - 2))
 
-missing=()
-for tool in wrk nginx gnuplot curl openssl; do
-	PATH=$PATH:/usr/sbin command -v $tool >/dev/null || missing+=($tool)
+PATH=$PATH:/usr/sbin missing=
+for package in wrk nginx-light gnuplot-nox curl openssl; do
+	type "${package%-*}" >/dev/null 2>&1 || missing+=" $package"
 done
-if [ ${#missing[@]} -gt 0 ]; then
-	apt-get update -qq
-	packages=${missing[*]/gnuplot/gnuplot-nox}
-	RUNLEVEL=1 apt-get install -y -qq --no-install-recommends ${packages/nginx/nginx-light} >/dev/null # no service of its own
-fi
-PATH=$PATH:/usr/sbin
-
-dir=$(mktemp -d)
-pids=()
-cleanup() {
-	[ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
-	wait
-	rm -rf "$dir"
-}
-trap cleanup EXIT
+# RUNLEVEL: with nginx as no service of its own
+[ -z "$missing" ] || { apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $missing >/dev/null; }
 mkdir -p "$results"
 go build -C .. -o "$dir/caddy" ./cmd/caddy
-go build -o "$dir/" ./distance ./memory
+go build -o "$dir/bench" .
 
 export BENCH_DIR=$dir BENCH_APP_ID=wx0123456789abcdef BENCH_APP_SECRET=0123456789abcdef0123456789abcdef
 export XDG_DATA_HOME=$dir/data XDG_CONFIG_HOME=$dir/config
@@ -72,8 +76,6 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
 mkdir "$dir/files"
 for size in 100 32768 339721 2097152 10485760; do head -c $size /dev/urandom >"$dir/files/$size"; done
 cp upstream.conf answers.conf contenders/nginx-locations.conf "$dir"
-
-fail() { echo "$*" >&2; tail -n 5 "$dir"/*.log >&2; exit 1; }
 
 # await waits for a first answer on a port.
 await() {
@@ -90,19 +92,19 @@ declare -A process
 
 # start_set starts all contenders on the ports of a set, 5 to 8.
 start_set() {
-	local set=$1 place ports name
+	local place ports name command
 	for place in "${!names[@]}"; do
-		name=${names[place]} ports=20$set$place
+		name=${names[place]} ports=20$1$place
+		command=("$dir/caddy" run --adapter caddyfile --config "contenders/$name.caddyfile")
 		case $name in
 		nginx)
 			sed "s/@PORTS@/$ports/" contenders/nginx.conf >"$dir/nginx-$ports.conf"
-			taskset -c $gateway_core nginx -p "$dir" -c "$dir/nginx-$ports.conf" 2>"$dir/$ports.log" &
+			command=(nginx -p "$dir" -c "$dir/nginx-$ports.conf")
 			;;
-		before) BENCH_PORTS=$ports taskset -c $gateway_core "$BEFORE" run --config contenders/ours.caddyfile --adapter caddyfile 2>"$dir/$ports.log" & ;;
-		*) BENCH_PORTS=$ports taskset -c $gateway_core "$dir/caddy" run --config "contenders/$name.caddyfile" --adapter caddyfile 2>"$dir/$ports.log" & ;;
+		before) command=("$BEFORE" run --adapter caddyfile --config contenders/ours.caddyfile) ;;
 		esac
-		pids+=($!)
-		process[$set$name]=$!
+		BENCH_PORTS=$ports taskset -c $gateway_core "${command[@]}" 2>"$dir/$ports.log" &
+		process[$1$name]=$!
 		await "http://127.0.0.1:${ports}0/media/media-100"
 	done
 }
@@ -122,26 +124,19 @@ cores() {
 
 # measure has wrk call one contender in one cell, get-339721-32 for instance.
 measure() {
-	local round=$1 cell=$2 name=$3 place=$4 size=${2#*-} callers=${2##*-} reply url picture=
-	size=${size%-*} url=http://127.0.0.1:205${place}0/media
-	if [[ $cell == get-* ]]; then
-		url=$url/media-$size
-		reply=$(curl -s -o "$dir/reply" -w '%{size_header} %{size_download}' "$url")
-		cmp -s "$dir/reply" "$dir/files/$size" || fail "$name: wrong picture, $reply"
-	else
-		picture=$dir/files/$size
-		reply=$(curl -s -o "$dir/reply" -w '%{size_header} %{size_download} %{size_upload}' -H Expect: -F "media=@$picture;filename=a.jpg" "$url")
-		grep -q "\"media_id\":\"${reply##* }\"" "$dir/reply" || fail "$name: wrong answer, $reply: $(cat "$dir/reply")"
-	fi
-	set -- $reply # the lengths of its header and its body
-	local load=(env BENCH_PICTURE="$picture" BENCH_REPLY=$(($1 + $2)) BENCH_CALLERS="$callers"
+	local round=$1 cell=$2 name=$3 url=http://127.0.0.1:205${4}0/media picture= upload=() verb size callers header body sent cpu before
+	IFS=- read -r verb size callers <<<"$cell"
+	[ "$verb" = get ] && url+=/media-$size || picture=$dir/files/$size upload=(-H Expect: -F "media=@$dir/files/$size;filename=a.jpg")
+	read -r header body sent < <(curl -s -o "$dir/reply" -w '%{size_header} %{size_download} %{size_upload}\n' "${upload[@]}" "$url")
+	# the file itself, or the length of what was sent
+	cmp -s "$dir/reply" "$dir/files/$size" || grep -q "\"media_id\":\"$sent\"" "$dir/reply" || fail "$name: wrong answer, of $body bytes"
+	local load=(env BENCH_PICTURE="$picture" BENCH_REPLY=$((header + body)) BENCH_CALLERS="$callers"
 		taskset -c $other_cores wrk -t1 -c"$callers" -s load.lua --timeout 20s)
 	"${load[@]}" -d1s "$url" >"$dir/wrk" # to warm up
-	local pid=${process[5$name]} cpu before
-	cpu=$(ticks "$pid") before=$(cores)
+	cpu=$(ticks "${process[5$name]}") before=$(cores)
 	"${load[@]}" -d$((size > 1000000 ? 2 * seconds : seconds))s "$url" >"$dir/wrk"
-	cpu=$(($(ticks "$pid") - cpu))
-	grep -q '^figures [0-9.]*[1-9].* 0$' "$dir/wrk" || fail "$name in $cell, of $((${1} + ${2})) bytes each: $(cat "$dir/wrk")"
+	cpu=$(($(ticks "${process[5$name]}") - cpu))
+	grep -q '^figures [0-9.]*[1-9].* 0$' "$dir/wrk" || fail "$name in $cell, of $((header + body)) bytes each: $(cat "$dir/wrk")"
 	# round, cell, contender, requests a second, CPU µs a request, p50 and p99 in µs, how busy the cores are in percent
 	echo "$round $cell $name $cpu $before $(cores) $(grep ^figures "$dir/wrk")" | awk -v OFS='\t' '{
 		print $1, $2, $3, sprintf("%.1f", $14 / $15), sprintf("%.1f", $4 * 10000 / $14), $16, $17,
@@ -149,16 +144,12 @@ measure() {
 }
 
 all_cells() {
-	for callers in 1 32 256; do
-		for size in 100 32768 339721 2097152; do echo get-$size-$callers; done
-		for size in 339721 2097152; do echo post-$size-$callers; done
-	done
+	for callers in 1 32 256; do printf "%s-$callers\n" get-{100,32768,339721,2097152} post-{339721,2097152}; done
 }
 
 # Every contender in every cell, again and again; within a cell they follow upon each other
 # and take turns in who is first. So what else the machine does strikes all alike.
 run_load() {
-	origin load
 	: >"$results/load.tsv"
 	for round in $(seq "$rounds"); do
 		for cell in $(all_cells | grep -E -- "$cells"); do
@@ -171,36 +162,32 @@ run_load() {
 	done
 }
 
-run_distance() {
-	echo "distance" >&2
-	origin distance
-	for set in 6 7 8; do start_set $set; done
-	taskset -c $other_cores "$dir/distance" -ca "$dir/cert.pem" "${distance[@]}" "${names[@]}" >"$results/distance.tsv"
-}
-
-# origin says where and when a part was measured.
+# origin says where and when this is measured.
 origin() {
 	echo "$(date -u +%F), revision $(git describe --always --dirty --abbrev=9), $(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n1)," \
 		"$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r | sed 's/-.*//')," \
 		"$(go env GOVERSION), Caddy $(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2), $(nginx -v 2>&1 | sed 's/.*: //; s,/, ,')," \
-		"$(wrk -v 2>&1 | sed -n 's,^wrk debian/\([^ ]*\).*,wrk \1,p')" >"$results/$1.txt"
+		"$(wrk -v 2>&1 | sed -n 's,^wrk debian/\([^ ]*\).*,wrk \1,p')"
 }
 
 taskset -c $other_cores env -C "$dir" nginx -p "$dir" -c "$dir/upstream.conf" 2>"$dir/upstream-start.log" &
-pids+=($!)
-taskset -c $other_cores "$dir/distance" -relay 2>"$dir/relay.log" &
-pids+=($!)
+taskset -c $other_cores "$dir/bench" relay 2>"$dir/relay.log" &
 for port in 20441 20454; do await --cacert "$dir/cert.pem" --connect-to ::127.0.0.1: https://api.weixin.qq.com:$port/cgi-bin/stable_token; done
+callers=(env SSL_CERT_FILE="$dir/cert.pem" SSL_CERT_DIR="$dir/none" "$dir/bench" "${options[@]}") # who trust that certificate alone
+for part in $parts; do origin >"$results/$part.txt"; done
 over=0
 if [[ $parts == *memory* ]]; then
-	origin memory
-	"$dir/memory" "${memory[@]}" "$dir/caddy" run --config memory/gateway.caddyfile --adapter caddyfile >"$results/memory.tsv" || over=1
+	"${callers[@]}" -rounds "$processes" memory \
+		"$dir/caddy" run --adapter caddyfile --config contenders/many-callers.caddyfile >"$results/memory.tsv" || over=1
 fi
 [[ $parts != *load* && $parts != *distance* ]] || start_set 5
 [[ $parts != *load* ]] || run_load
-[[ $parts != *distance* ]] || run_distance
+if [[ $parts == *distance* ]]; then
+	for set in 6 7 8; do start_set $set; done
+	taskset -c $other_cores "${callers[@]}" -rounds "$rounds" distance "${names[@]}" >"$results/distance.tsv"
+fi
 if [ "$results" = results/quick ]; then
-	go run ./report print results/quick
+	"$dir/bench" tables results/quick
 else
 	report
 fi
