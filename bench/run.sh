@@ -53,7 +53,7 @@ case ${1-} in
 	done
 	exit
 	;;
-*) sed -n '2,/^set/{/^set/!p}' "$0"; exit 2 ;;
+*) sed -n '2,/^set/{/^set/!p}' "${0##*/}"; exit 2 ;;
 esac
 [ "$(nproc)" -ge 2 ] || fail "this takes a core for the gateway and one for all else"
 gateway_core=$(($(nproc) - 1)) other_cores=0-$(($(nproc) - 2))
