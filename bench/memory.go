@@ -17,11 +17,12 @@ import (
 )
 
 const (
-	replay  = 64        // MiB, the gateway's default of replay_buffer
-	room    = 64        // MiB, for everything else
-	refused = 16        // MiB, of 256 callers over what their connections take
-	pace    = 2_000_000 // bytes a second, of who is slow
-	streams = 128       // of callers who share a connection
+	replay    = 64        // MiB, the gateway's default of replay_buffer
+	room      = 64        // MiB, for everything else
+	refused   = 16        // MiB, of 256 callers over what their connections take
+	pacedPort = 20445     // of the upstream, where it sends little ahead
+	pace      = 2_000_000 // bytes a second, of who is slow
+	streams   = 128       // of callers who share a connection
 )
 
 const gatewayTLS = "127.0.0.1:20472"
@@ -104,7 +105,7 @@ func memory(command []string) {
 // and the upstream stands a relay.
 func (m *measurement) measure(command []string, l load, p protocol, times int) error {
 	up := &relay{pace: l.upstream}
-	defer up.listen(20461, upstreamPort).Close()
+	defer up.listen(20461, pacedPort).Close()
 	gateway := exec.Command(command[0], command[1:]...)
 	output := new(bytes.Buffer)
 	gateway.Stderr = output
