@@ -40,10 +40,8 @@ func (t *Transport) roundTripAlone(req *http.Request) (*http.Response, error) {
 	case ex.upload.Length() == 0:
 		ex.upload = nil
 		return t.serve(ex, req)
-	case ex.upload.Replayable():
-		res, err = t.serve(ex, req)
 	default:
-		err = errNotKept
+		res, err = t.serve(ex, req)
 	}
 	if err != nil {
 		ex.leaveUpload()

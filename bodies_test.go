@@ -677,6 +677,41 @@ func TestBareTransportTriesTheNextHost(t *testing.T) {
 	}
 }
 
+// An upload that was not kept cannot go to another host: that is nobody's failure.
+func TestNothingToSendAgain(t *testing.T) {
+	contentType, body := form(t, "a.jpg", picture(t, 200_000))
+	for name, site := range map[string]string{
+		"handler": "wechat_media %s {\nreplay_buffer 1\napp %s\n%s\n}",
+		"bare":    "reverse_proxy %s {\ntransport wechat {\nreplay_buffer 1\napp %s\n}\nlb_policy wechat_failover\n%s\n}",
+	} {
+		w, busy := startWechat(t), startWechat(t)
+		g := startGateway(t, fmt.Sprintf(site, busy.URL+" "+w.URL, testAppID+" {\ntoken file "+tokenFile(t, w, busy)+"\n}",
+			"lb_retries 1\nfail_duration 1h\nmax_fails 1\nlb_retry_match {\nexpression `{rp.status_code} == 500`\n}"))
+		busy.Respond(sandbox.MediaUpload, 1, func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			rw.WriteHeader(http.StatusInternalServerError)
+		})
+		upload := func() (*http.Response, []byte) {
+			return g.do("POST", "/cgi-bin/media/upload?type=image", http.Header{"Content-Type": {contentType}}, bytes.NewReader(body))
+		}
+		res, reply := upload()
+		if want := map[string]int{"handler": 500, "bare": 503}[name]; res.StatusCode != want || len(w.requests()) > 0 {
+			t.Errorf("%s: %d %s, and the other host was asked %d times", name, res.StatusCode, reply, len(w.requests()))
+		}
+		for range 2 {
+			res, reply = upload()
+			uploaded(t, res, reply)
+		}
+		if n := len(busy.requests()); n != 3 {
+			t.Errorf("%s: the first host was asked %d times", name, n)
+		}
+		busy.down(true)
+		if _, reply := g.get("/cgi-bin/media/get?media_id=abc"); !strings.Contains(string(reply), "40007") {
+			t.Errorf("%s: the other host counts as down: %s", name, reply)
+		}
+	}
+}
+
 // Once a request has been answered, nobody reads from its caller any more, although
 // there is more to come: its server has it back.
 func TestNobodyReadsAnAnsweredRequest(t *testing.T) {

@@ -129,6 +129,10 @@ func (h *Handler) pass(r *http.Request, ex *exchange) error {
 	case ex.refusal != nil:
 		refused := ex.refusal
 		ex.refusal = nil
+		if ex.kept != nil && refused.cause == errNotKept {
+			ex.kept.write(ex.caller)
+			return nil
+		}
 		return h.refuse(r, ex, refused)
 	case err != nil:
 		return h.proxyFailed(r, ex, err)

@@ -117,6 +117,12 @@ func refuseNoMemory() *refusal {
 		errmsg: "too many uploads without Content-Length at once, send one or try again later", retryAfter: 2 * time.Second}
 }
 
+// refuseNotKept is for an upload that an operator's retry would have sent again.
+func refuseNotKept() *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, errcode: errcode.Busy,
+		errmsg: "the upload could not be sent again, try again later", retryAfter: 2 * time.Second, cause: errNotKept}
+}
+
 // refuseCrowd is for want of a connection: other callers, not WeChat, keep them all.
 func refuseCrowd(cause error) *refusal {
 	return &refusal{status: http.StatusServiceUnavailable, errcode: errcode.Busy,
