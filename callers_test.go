@@ -511,7 +511,7 @@ func TestConnectionsToAllUpstreams(t *testing.T) {
 	g := startGateway(t, strings.Replace(site(one), one.URL, one.URL+" "+two.URL, 1)+"lb_policy header X-Host\nlb_retries 1\n"+
 		"transport wechat {\nmax_conns 2\nresponse_header_timeout 1s\ndial_timeout 1s\n}\n}")
 	hosts := strings.Split("abcdefghijklmnopqrstuvwxyz", "") // of which some go to either
-	for range 3 { // both have idle connections, or had them
+	for range 3 {                                            // both have idle connections, or had them
 		for _, host := range hosts {
 			if res, body := g.do("GET", "/media/abc", http.Header{"X-Host": {host}}, nil); res.StatusCode != http.StatusOK {
 				t.Fatalf("%d %s", res.StatusCode, body)
