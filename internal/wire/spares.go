@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// demandLasts is for how long after the last request a connection is kept ready.
-	demandLasts = 65 * time.Second
+	// demandLasts is for how long after the last request a connection is kept ready: a minute, and
+	// some time for who comes a little later.
+	demandLasts = 75 * time.Second
 
 	// demandWindow is how often it is looked at how many spares were too many.
 	demandWindow = 5 * time.Second

@@ -195,7 +195,7 @@ func (w *world) count(e SpareEvent) int {
 // often for connections when it does not pause.
 func TestLoneCaller(t *testing.T) {
 	for _, closes := range []bool{true, false} {
-		for _, pause := range []time.Duration{time.Second, 5 * time.Second, 14 * time.Second, 16 * time.Second, 19 * time.Second, 22 * time.Second, 40 * time.Second, time.Minute} {
+		for _, pause := range []time.Duration{time.Second, 5 * time.Second, 14 * time.Second, 16 * time.Second, 19 * time.Second, 22 * time.Second, 40 * time.Second, time.Minute, 70 * time.Second} {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 16, closes)
 				defer w.end()
@@ -226,7 +226,7 @@ func TestLoneCaller(t *testing.T) {
 func TestManyCallersAfterALull(t *testing.T) {
 	const callers = 32
 	for _, closes := range []bool{true, false} {
-		for _, pause := range []time.Duration{5 * time.Second, 16 * time.Second, 25 * time.Second, time.Minute} {
+		for _, pause := range []time.Duration{5 * time.Second, 16 * time.Second, 25 * time.Second, time.Minute, 70 * time.Second} {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 128, closes)
 				defer w.end()
