@@ -113,7 +113,7 @@ func inTime(t *testing.T, src *issuer, test func(t *testing.T, m *Manager, a *At
 	})
 }
 
-// begin is inTime with the binding started, and its first fetch over.
+// begin is inTime with the binding started, whose first fetch is under way.
 func begin(t *testing.T, src *issuer, test func(t *testing.T, m *Manager)) {
 	t.Helper()
 	inTime(t, src, func(t *testing.T, m *Manager, a *Attachment) {
@@ -279,13 +279,13 @@ func TestTokenEndpointDownPastExpiry(t *testing.T) {
 	for name, hang := range map[string]bool{"refused": false, "hanging": true} {
 		t.Run(name, func(t *testing.T) {
 			src := newIssuer()
+			if hang {
+				src.took = time.Hour
+			} else {
+				src.fail(&Failure{Kind: KindNetwork, Err: errors.New("connection refused")})
+			}
 			begin(t, src, func(t *testing.T, m *Manager) {
 				down := time.Now()
-				if hang {
-					src.took = time.Hour
-				} else {
-					src.fail(&Failure{Kind: KindNetwork, Err: errors.New("connection refused")})
-				}
 				if _, err := m.Token(t.Context()); err == nil {
 					t.Fatal("there is a token")
 				}
