@@ -75,7 +75,7 @@ func (r *relay) pass(near net.Conn, target string) {
 // after the connection was accepted. An end is passed on as an end, a reset as a reset.
 func (r *relay) pump(dst, src net.Conn, accepted time.Time) {
 	chunks := make(chan chunk, 256)
-	if r.pace > 0 { // hold nothing back
+	if r.rtt == 0 { // holds nothing back
 		chunks = make(chan chunk)
 		_ = src.(*net.TCPConn).SetReadBuffer(64 << 10)
 	}
