@@ -95,7 +95,7 @@ type Transport struct {
 	CallerBuffer int64 `json:"caller_buffer,omitempty"`
 
 	// How many connections there may be in all, to whatever upstream, those made ahead and
-	// those being made included. A request for which there is none is answered with 503.
+	// those being made included. A request for which there is none within a second is answered with 503.
 	// Default: 1024, or max_conns_per_host if that is more; max_conns_per_host is
 	// as much if it is not set.
 	MaxConns int `json:"max_conns,omitempty"`

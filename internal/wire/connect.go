@@ -94,12 +94,12 @@ func (d *Dialer) reach(ctx context.Context, r route) (net.Conn, error) {
 }
 
 func (d *Dialer) dialRaw(ctx context.Context, network, addr string) (net.Conn, error) {
-	if err := d.admit(); err != nil {
+	if err := d.admit(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := d.options.Dial(ctx, network, addr)
 	if err != nil {
-		d.open.Add(-1)
+		d.leave()
 		return nil, err
 	}
 	conn = &admittedConn{Conn: conn, d: d}

@@ -72,6 +72,50 @@ func TestConnectionsInAll(t *testing.T) {
 	})
 }
 
+// http.Transport lets who waits for one of its connections dial a moment before it closes
+// the one that makes room.
+func TestRoomThatComesAMomentLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0, true)
+		defer w.end()
+		w.options.MaxConns = 3
+		w.transport.MaxConnsPerHost = 3
+		var callers sync.WaitGroup
+		for range 50 {
+			callers.Go(func() {
+				for range 20 {
+					w.get()
+				}
+			})
+		}
+		callers.Wait()
+		var first []net.Conn
+		for range 3 {
+			conn, err := w.DialContext(t.Context(), "tcp", "one:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			first = append(first, conn)
+		}
+		var second sync.WaitGroup
+		for range 3 {
+			second.Go(func() {
+				conn, err := w.DialContext(t.Context(), "tcp", "one:80")
+				if err != nil {
+					t.Errorf("it did not wait: %v", err)
+					return
+				}
+				_ = conn.Close()
+			})
+		}
+		pass(crowdWait / 2)
+		for _, c := range first {
+			_ = c.Close()
+		}
+		second.Wait()
+	})
+}
+
 // A crowd that comes at once opens no more than that.
 func TestCrowdAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

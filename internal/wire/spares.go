@@ -316,7 +316,7 @@ func (dst *destination) wakeAt(then time.Time) {
 // makeOne makes a spare. That it cannot be made is nobody's failure.
 func (dst *destination) makeOne(ctx context.Context, r route) {
 	d := dst.d
-	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, spareKey{}, true), makeTimeout)
 	defer cancel()
 	defer context.AfterFunc(d.ctx, cancel)()
 	conn, err := d.connect(ctx, r)

@@ -52,7 +52,7 @@ type Options struct {
 
 	// MaxConns is how many connections there may be in all, to whatever destination,
 	// spares and those being made included. One more ends a spare's life, or that of the
-	// connections that CloseIdle closes, or else fails with ErrCrowded. Default: any number.
+	// connections that CloseIdle closes, waits for a moment, or else fails with ErrCrowded. Default: any number.
 	MaxConns int
 
 	// CloseIdle closes connections that were handed out and are not in use. Default:
@@ -93,6 +93,7 @@ type Dialer struct {
 	cancel     context.CancelFunc
 	background sync.WaitGroup // of spares
 	open       atomic.Int64   // connections, and those being made
+	left       chan struct{}  // says that one of them has gone
 
 	mu           sync.Mutex
 	closed       bool
@@ -116,7 +117,7 @@ func NewDialer(options Options) *Dialer {
 	if options.Observe == nil {
 		options.Observe = func(SpareEvent) {}
 	}
-	d := &Dialer{options: options, config: new(tls.Config), destinations: make(map[string]*destination)}
+	d := &Dialer{options: options, config: new(tls.Config), destinations: make(map[string]*destination), left: make(chan struct{}, 1)}
 	if options.TLS != nil {
 		d.config = options.TLS.Clone()
 	}
