@@ -33,7 +33,7 @@ type recipe struct {
 var recipes = []recipe{
 	{"python", "requests", "recipe.py", asItIs, []string{python(), "recipe.py"}},
 	{"php", "CURLFile", "recipe.php", asItIs, []string{"php", "recipe.php"}},
-	{"java", "HttpClient", "Recipe.java", inClass, []string{"java", "Recipe.java"}},
+	{"java", "HttpClient.newHttpClient", "Recipe.java", inClass, []string{"java", "Recipe.java"}},
 	{"js", "openAsBlob", "recipe.mjs", asItIs, []string{"node", "recipe.mjs"}},
 }
 
