@@ -70,7 +70,7 @@ func (t *Transport) serve(ex *exchange, req *http.Request) (*http.Response, erro
 	if what := malformed(req); what != "" {
 		return t.refuse(ex, req, refuseMalformed(what))
 	}
-	if ex.upload != nil && !ex.upload.Replayable() { // the host before had the beginning
+	if ex.upload != nil && ex.last != nil && ex.upload.CallerErr() == nil && !ex.upload.Replayable() { // the host before had the beginning
 		return t.refuse(ex, req, refuseNotKept())
 	}
 	tok, err := ex.app.tokens.Token(ex.ctx)
