@@ -18,6 +18,13 @@ import (
 	"time"
 )
 
+// largestUpload is the largest that callers make, in bytes, and uploadPatience how long
+// they wait: for its reply's headers the gateway allows 32 KiB a second, which makes 92 s.
+const (
+	largestUpload  = 3_000_000
+	uploadPatience = patience + largestUpload/(32<<10)*time.Second
+)
+
 // soakFrom are callers that keep their connections, as most do.
 func soakFrom(t *testing.T) (all []caller) {
 	for _, c := range callers(t)[:2] {
@@ -26,7 +33,7 @@ func soakFrom(t *testing.T) (all []caller) {
 			if c.proto == "HTTP/2.0" {
 				tr.ForceAttemptHTTP2, tr.TLSClientConfig = true, &tls.Config{InsecureSkipVerify: true} // the certificate is the test's own
 			}
-			all = append(all, caller{c.proto, c.base, &http.Client{Transport: tr, Timeout: patience}})
+			all = append(all, caller{c.proto, c.base, &http.Client{Transport: tr, Timeout: uploadPatience}})
 			t.Cleanup(tr.CloseIdleConnections)
 		}
 	}
@@ -73,7 +80,7 @@ func (s *soak) download(ctx context.Context, from caller, method string) {
 }
 
 func (s *soak) upload(ctx context.Context, from caller, known bool) {
-	size := []int{100, 5_000, 30_000, 300_000, 3_000_000}[min(rand.IntN(5), rand.IntN(5), rand.IntN(5))]
+	size := []int{100, 5_000, 30_000, 300_000, largestUpload}[min(rand.IntN(5), rand.IntN(5), rand.IntN(5))]
 	number, content := s.books.newUpload(size)
 	contentType, body := form(content)
 	in := io.Reader(bytes.NewReader(body))

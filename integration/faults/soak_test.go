@@ -116,7 +116,7 @@ func (s *soak) upstreams() string { return s.hosts[0].url + " " + s.hosts[1].url
 
 // options are those of the n-th config.
 func (s *soak) options(n int) []string {
-	return []string{quick, "replay_buffer 8MiB", "fail_duration 1s", "max_fails 10", fmt.Sprintf("header_up X-Config %d", n)}
+	return []string{strings.Replace(quick, "{\n", "{\nwrite_timeout 2s\n", 1), "replay_buffer 8MiB", "fail_duration 1s", "max_fails 10", fmt.Sprintf("header_up X-Config %d", n)}
 }
 
 // run has callers call for a while, in fair weather or in foul.
