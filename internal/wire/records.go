@@ -7,8 +7,12 @@ package wire
 //
 // crypto/tls reads messages of its own (session tickets, KeyUpdate) and then waits
 // for the record behind them, also with data in hand. So it is let wait for bytes
-// once, and as long as it has no data; what lies beneath it then says "not now",
-// which crypto/tls survives.
+// once, and as long as it has no data; what lies beneath it then brings what is there,
+// or says "not now", which crypto/tls survives.
+//
+// While there are many connections, what crypto/tls is given ends where a record ends:
+// the start of another has it keep a buffer of 40 KiB in place of 18 for as long as the
+// connection is open, which would be most of what many slow downloads cost.
 
 import (
 	"crypto/tls"
@@ -18,7 +22,9 @@ import (
 )
 
 const (
-	recordData = 16 << 10 // bytes that a record carries at the most
+	recordData   = 16 << 10                       // bytes that a record carries at the most
+	recordHeader = 5                              // bytes in front of it
+	recordMost   = recordHeader + recordData + 17 // bytes that it takes with TLS 1.3 at the most; a few more with 1.2
 
 	// maxWrite is how much is encrypted and written at once, in bytes.
 	maxWrite = 128 << 10
@@ -42,9 +48,10 @@ type tlsConn struct {
 	writes  atomic.Int32 // under way
 }
 
-// newTLSConn returns a connection that has yet to shake hands.
-func newTLSConn(conn net.Conn, config *tls.Config) *tlsConn {
-	records := &records{Conn: conn}
+// newTLSConn returns a connection that has yet to shake hands. Whether it is one of
+// many may be asked at any time.
+func newTLSConn(conn net.Conn, config *tls.Config, many func() bool) *tlsConn {
+	records := &records{Conn: conn, many: many, socket: newSocket(conn), largest: recordMost}
 	return &tlsConn{Conn: tls.Client(records, config), records: records}
 }
 
@@ -117,18 +124,79 @@ type records struct {
 	shaken  bool // the handshake is over, so reads wait only when they may
 	patient bool // the next read may wait
 
+	// Where the records end that arrive.
+	many    func() bool        // it matters
+	socket  *socket            // nil: what is there cannot be read without waiting, so it does not matter
+	header  [recordHeader]byte // of the record that is arriving
+	headed  int                // bytes of that
+	left    int                // bytes of the record behind it that are still to come
+	largest int                // length of the largest record with its header
+	more    bool               // the last read brought all that it asked for
+	over    []byte             // what it brought of the next record
+
 	mu       sync.Mutex
 	held     *[]byte // what hold keeps back
 	writeErr error   // of a flush: there is a gap behind it
 }
 
-// Read waits for bytes, or says "not now".
-func (r *records) Read(p []byte) (int, error) {
-	if r.shaken && !r.patient {
+// Read waits for bytes if it may. If it may not, it brings what is there, or says "not
+// now".
+func (r *records) Read(p []byte) (n int, err error) {
+	if len(r.over) > 0 {
+		n = copy(p, r.over[:r.upToEnd(r.over[:min(len(p), len(r.over))])])
+		if r.over = r.over[n:]; len(r.over) == 0 {
+			r.over = nil
+		}
+		return n, nil
+	}
+	single := r.socket != nil && r.many()
+	if single {
+		p = p[:min(len(p), r.expected())]
+	}
+	switch {
+	case r.patient || !r.shaken:
+		r.patient = false
+		n, err = r.Conn.Read(p)
+	case r.more:
+		n, err = r.socket.readNow(p)
+	default:
 		return 0, errNotNow
 	}
-	r.patient = false
-	return r.Conn.Read(p)
+	r.more = single && n == len(p)
+	for end := 0; end < n; {
+		if end += r.upToEnd(p[end:n]); single && end < n {
+			r.over = append(r.over, p[end:n]...)
+			n = end
+		}
+	}
+	return n, err
+}
+
+// expected is how many bytes the record that is arriving has yet to bring. Of one whose
+// header is not there, it is what the largest one had.
+func (r *records) expected() int {
+	if r.left > 0 {
+		return r.left
+	}
+	return r.largest - r.headed
+}
+
+// upToEnd returns how many bytes of b, which follows what it was given before, belong to
+// the record that is arriving.
+func (r *records) upToEnd(b []byte) int {
+	n := 0
+	if r.left == 0 {
+		n = copy(r.header[r.headed:], b)
+		if r.headed += n; r.headed < recordHeader {
+			return n
+		}
+		r.headed = 0
+		r.left = int(r.header[3])<<8 | int(r.header[4])
+		r.largest = max(r.largest, recordHeader+r.left)
+	}
+	m := min(r.left, len(b)-n)
+	r.left -= m
+	return n + m
 }
 
 // hold keeps back what is written from now on.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -81,6 +82,8 @@ func (*wireConn) SetWriteDeadline(time.Time) error { return nil }
 
 var versions = map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13}
 
+func always() bool { return true }
+
 // connected is a tlsConn with a server at the other end, in memory.
 func connected(t testing.TB, version uint16) (c *tlsConn, client *wireConn, server *tls.Conn, wire *wireConn) {
 	t.Helper()
@@ -91,7 +94,7 @@ func connected(t testing.TB, version uint16) (c *tlsConn, client *wireConn, serv
 	clientConfig.DynamicRecordSizingDisabled = true
 	client, wire = newWire()
 	server = tls.Server(wire, serverConfig)
-	c = newTLSConn(client, clientConfig)
+	c = newTLSConn(client, clientConfig, always)
 	handshake := make(chan error)
 	go func() { handshake <- server.Handshake() }()
 	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
@@ -146,6 +149,25 @@ func TestBytesComeThrough(t *testing.T) {
 				client.piece = func() int { return 1 + rand.IntN(1<<rand.IntN(16)) }
 			}
 			sent, answered := randomBytes(1<<20), randomBytes(1<<20)
+			var wg sync.WaitGroup
+			wg.Go(func() { pour(t, c, sent) })
+			wg.Go(func() { drain(t, server, sent) })
+			wg.Go(func() { pour(t, server, answered) })
+			wg.Go(func() { drain(t, c, answered) })
+			wg.Wait()
+			if t.Failed() {
+				t.Fatal(name)
+			}
+		}
+	}
+}
+
+// They do over a socket, too, whether or not there are many connections.
+func TestBytesComeThroughSockets(t *testing.T) {
+	for name, version := range versions {
+		for _, many := range []func() bool{always, func() bool { return false }, func() bool { return rand.IntN(2) == 0 }} {
+			c, server := connectedBySockets(t, version, many)
+			sent, answered := randomBytes(1<<20), randomBytes(4<<20)
 			var wg sync.WaitGroup
 			wg.Go(func() { pour(t, c, sent) })
 			wg.Go(func() { drain(t, server, sent) })
@@ -500,4 +522,84 @@ type countedConn struct {
 func (c *countedConn) Read(p []byte) (int, error) {
 	c.reads++
 	return c.Conn.Read(p)
+}
+
+// connectedBySockets is a tlsConn with a server at the other end, over loopback.
+func connectedBySockets(t testing.TB, version uint16, many func() bool) (*tlsConn, *tls.Conn) {
+	t.Helper()
+	serverConfig, clientConfig := serverTLS(t)
+	serverConfig.MaxVersion = version
+	clientConfig.ServerName = "wechat.test"
+	serverConfig.DynamicRecordSizingDisabled = true
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	near, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = near.Close(); _ = far.Close() })
+	c, server := newTLSConn(near, clientConfig, many), tls.Server(far, serverConfig)
+	handshake := make(chan error)
+	go func() { handshake <- server.Handshake() }()
+	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
+		t.Fatal(err)
+	}
+	c.records.shaken = true
+	return c, server
+}
+
+// What crypto/tls keeps for a connection over which much has come is one record, however
+// its bytes arrive: of all that many slow downloads cost it would be the most.
+func TestOneRecordIsKept(t *testing.T) {
+	for name, version := range versions {
+		for _, piece := range []int{1000, recordData, 100_000, 1 << 20} {
+			c, server := connectedBySockets(t, version, always)
+			const size = 2 << 20
+			go func() {
+				for sent := 0; sent < size; sent += piece {
+					_, _ = server.Write(make([]byte, min(piece, size-sent)))
+				}
+			}()
+			for p, n := make([]byte, 32<<10), 0; n < size; {
+				m, err := c.Read(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += m
+			}
+			kept := reflect.ValueOf(c.Conn).Elem().FieldByName("rawInput").FieldByName("buf").Cap()
+			if kept > 20<<10 {
+				t.Errorf("%s, %d bytes at a time: %d bytes are kept", name, piece, kept)
+			}
+		}
+	}
+}
+
+// What is there is read together from a socket, too, and its end is told.
+func TestMuchAtOnceFromSocket(t *testing.T) {
+	for name, version := range versions {
+		c, server := connectedBySockets(t, version, always)
+		const size = 32 << 10
+		if _, err := server.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // all of it is there now
+		p := make([]byte, 2*size)
+		if n, err := c.Read(p); n != size || err != nil {
+			t.Errorf("%s: %d bytes, %v", name, n, err)
+		}
+		if n, err := c.Read(p); n != 0 || err != io.EOF {
+			t.Errorf("%s: %d bytes behind the end, %v", name, n, err)
+		}
+	}
 }
