@@ -24,6 +24,8 @@ const (
 	// lingerStream is lingerStall over HTTP/2 and 3, where Go's client sends nothing more
 	// once it has seen a refusal, and then waits for the answer's end.
 	lingerStream = time.Second
+
+	lingerRenewal = 50 * time.Millisecond // by so much the wait for a byte may be shorter
 )
 
 // caller is the ResponseWriter that the proxy is given.
@@ -137,18 +139,22 @@ func (c *caller) readAway() {
 	rc := http.NewResponseController(c.ResponseWriter)
 	buf := lingerBuffers.Get().(*[4 << 10]byte)
 	defer lingerBuffers.Put(buf)
-	end := time.Now().Add(lingerTotal)
-	for left := int64(lingerBytes); left > 0; {
-		deadline := time.Now().Add(c.lingerStall())
-		if deadline.After(end) {
-			deadline = end
-		}
-		if rc.SetReadDeadline(deadline) != nil {
-			return
+	now := time.Now()
+	end, renewal := now.Add(lingerTotal), now
+	for left := int64(lingerBytes); left > 0 && now.Before(end); now = time.Now() {
+		if !now.Before(renewal) { // not for each read: over HTTP/2 a deadline is a message to another goroutine
+			renewal = now.Add(lingerRenewal)
+			deadline := now.Add(c.lingerStall())
+			if deadline.After(end) {
+				deadline = end
+			}
+			if rc.SetReadDeadline(deadline) != nil {
+				return
+			}
 		}
 		n, err := c.body.Read(buf[:])
 		left -= int64(n)
-		if err != nil || !time.Now().Before(end) {
+		if err != nil {
 			return
 		}
 	}
