@@ -21,7 +21,7 @@ const (
 	room      = 64        // MiB, for everything else
 	refused   = 16        // MiB, of 256 callers over what their connections take
 	pacedPort = 20445     // of the upstream, where it sends little ahead
-	pace      = 2_000_000 // bytes a second, of who is slow
+	pace      = 1_000_000 // bytes a second, of who is slow: two cores keep up with 256
 	streams   = 128       // of callers who share a connection
 )
 
@@ -62,7 +62,7 @@ var loads = []load{
 	{"uploads that drip after 128 KiB", 1000, [3]int{replay + 2*room, replay + 4*room, replay + 6*room}, 0, false, 0, (*caller).dripLate},
 	{"callers who do not read", 256, [3]int{room, room, 2 * room}, 0, false, 0, (*caller).hang},
 	{"callers with a window of 0, on 2 connections", 2 * streams, [3]int{0, 0, room}, 0, false, 2, (*caller).hangWindow},
-	{"uploads that are refused and sent all the same", 256, [3]int{refused, refused, 2 * room}, 0, true, 0, (*caller).refused},
+	{"uploads that are refused and sent all the same", 256, [3]int{refused, refused, room}, 0, true, 0, (*caller).refused},
 }
 
 // measurement is what a load cost, in MiB.
@@ -159,7 +159,9 @@ func (l load) newCallers(p protocol) []*caller {
 	if l.connected {
 		each(callers, func(c *caller) {
 			c.patient = !p.http2
-			c.get(100, false)
+			if answer := c.post(c.upload, zeros(64<<10), 64<<10, 64<<10); answer != good {
+				log.Fatal("connecting: ", answer)
+			}
 		})
 	}
 	return callers

@@ -174,7 +174,8 @@ taskset -c $other_cores env -C "$dir" nginx -p "$dir" -c "$dir/upstream.conf" 2>
 taskset -c $other_cores "$dir/bench" relay 2>"$dir/relay.log" &
 for port in 20441 20454; do await --cacert "$dir/cert.pem" --connect-to ::127.0.0.1: https://api.weixin.qq.com:$port/cgi-bin/stable_token; done
 callers=(env SSL_CERT_FILE="$dir/cert.pem" SSL_CERT_DIR="$dir/none" "$dir/bench" "${options[@]}") # who trust that certificate alone
-for part in $parts; do origin >"$results/$part.txt"; done
+origin=$(origin) # before the figures change
+for part in $parts; do echo "$origin" >"$results/$part.txt"; done
 over=0
 if [[ $parts == *memory* ]]; then
 	"${callers[@]}" -rounds "$processes" memory \
