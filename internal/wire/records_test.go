@@ -139,6 +139,21 @@ func drain(t testing.TB, r io.Reader, want []byte) {
 	}
 }
 
+// bothWays has bytes go through in both directions at once.
+func bothWays(t *testing.T, name string, c, server net.Conn) {
+	t.Helper()
+	sent, answered := randomBytes(1<<20), randomBytes(4<<20)
+	var wg sync.WaitGroup
+	wg.Go(func() { pour(t, c, sent) })
+	wg.Go(func() { drain(t, server, sent) })
+	wg.Go(func() { pour(t, server, answered) })
+	wg.Go(func() { drain(t, c, answered) })
+	wg.Wait()
+	if t.Failed() {
+		t.Fatal(name)
+	}
+}
+
 // Bytes come through in both directions at once, whatever the sizes of reads,
 // writes, records and what arrives together.
 func TestBytesComeThrough(t *testing.T) {
@@ -148,16 +163,7 @@ func TestBytesComeThrough(t *testing.T) {
 			if odd {
 				client.piece = func() int { return 1 + rand.IntN(1<<rand.IntN(16)) }
 			}
-			sent, answered := randomBytes(1<<20), randomBytes(1<<20)
-			var wg sync.WaitGroup
-			wg.Go(func() { pour(t, c, sent) })
-			wg.Go(func() { drain(t, server, sent) })
-			wg.Go(func() { pour(t, server, answered) })
-			wg.Go(func() { drain(t, c, answered) })
-			wg.Wait()
-			if t.Failed() {
-				t.Fatal(name)
-			}
+			bothWays(t, name, c, server)
 		}
 	}
 }
@@ -167,16 +173,7 @@ func TestBytesComeThroughSockets(t *testing.T) {
 	for name, version := range versions {
 		for _, many := range []func() bool{always, func() bool { return false }, func() bool { return rand.IntN(2) == 0 }} {
 			c, server := connectedBySockets(t, version, many)
-			sent, answered := randomBytes(1<<20), randomBytes(4<<20)
-			var wg sync.WaitGroup
-			wg.Go(func() { pour(t, c, sent) })
-			wg.Go(func() { drain(t, server, sent) })
-			wg.Go(func() { pour(t, server, answered) })
-			wg.Go(func() { drain(t, c, answered) })
-			wg.Wait()
-			if t.Failed() {
-				t.Fatal(name)
-			}
+			bothWays(t, name, c, server)
 		}
 	}
 }
