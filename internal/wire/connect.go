@@ -115,7 +115,7 @@ func (d *Dialer) shakeHands(ctx context.Context, conn net.Conn, serverName strin
 	defer cancel()
 	config := d.config.Clone()
 	config.ServerName = serverName
-	c := newTLSConn(conn, config, d.many)
+	c := newTLSConn(conn, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -123,10 +123,6 @@ func (d *Dialer) shakeHands(ctx context.Context, conn net.Conn, serverName strin
 	c.records.shaken = true
 	return c, nil
 }
-
-// many reports whether there are so many connections that the memory of each counts more
-// than the time that it saves.
-func (d *Dialer) many() bool { return d.open.Load() > 128 }
 
 func (d *Dialer) withHandshakeTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if d.options.HandshakeTimeout <= 0 {

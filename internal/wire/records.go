@@ -10,11 +10,13 @@ package wire
 // once, and as long as it has no data; what lies beneath it then brings what is there,
 // or says "not now", which crypto/tls survives.
 //
-// While there are many connections, what crypto/tls is given ends where a record ends:
-// the start of another has it keep a buffer of 40 KiB in place of 18 for as long as the
-// connection is open, which would be most of what many slow downloads cost.
+// What crypto/tls is given ends where a record ends: the start of another has it keep a
+// buffer of 40 KiB in place of 18 for as long as the connection is open, which would be
+// most of what many slow downloads cost. What has arrived behind that end is kept in one
+// of few rooms, which all connections share.
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net"
 	"sync"
@@ -22,9 +24,10 @@ import (
 )
 
 const (
-	recordData   = 16 << 10                       // bytes that a record carries at the most
-	recordHeader = 5                              // bytes in front of it
-	recordMost   = recordHeader + recordData + 17 // bytes that it takes with TLS 1.3 at the most; a few more with 1.2
+	recordData   = 16 << 10                         // bytes that a record carries at the most
+	recordHeader = 5                                // bytes in front of it
+	recordFull   = recordHeader + recordData + 17   // bytes that such a record takes with TLS 1.3
+	recordMost   = recordHeader + recordData + 2048 // bytes that one may take, RFC 5246, section 6.2.3
 
 	// maxWrite is how much is encrypted and written at once, in bytes.
 	maxWrite = 128 << 10
@@ -48,10 +51,9 @@ type tlsConn struct {
 	writes  atomic.Int32 // under way
 }
 
-// newTLSConn returns a connection that has yet to shake hands. Whether it is one of
-// many may be asked at any time.
-func newTLSConn(conn net.Conn, config *tls.Config, many func() bool) *tlsConn {
-	records := &records{Conn: conn, many: many, socket: newSocket(conn), largest: recordMost}
+// newTLSConn returns a connection that has yet to shake hands.
+func newTLSConn(conn net.Conn, config *tls.Config) *tlsConn {
+	records := &records{Conn: conn, socket: newSocket(conn), largest: recordFull}
 	return &tlsConn{Conn: tls.Client(records, config), records: records}
 }
 
@@ -113,7 +115,7 @@ func (c *tlsConn) writeTogether(p []byte) (int, error) {
 // Close does not wait for a write under way.
 func (c *tlsConn) Close() error {
 	if c.writes.Load() > 0 {
-		return c.records.Conn.Close()
+		return c.records.Close()
 	}
 	return c.Conn.Close()
 }
@@ -125,14 +127,17 @@ type records struct {
 	patient bool // the next read may wait
 
 	// Where the records end that arrive.
-	many    func() bool        // it matters
-	socket  *socket            // nil: what is there cannot be read without waiting, so it does not matter
+	socket  *socket            // nil: bytes are read as crypto/tls asks for them
 	header  [recordHeader]byte // of the record that is arriving
 	headed  int                // bytes of that
 	left    int                // bytes of the record behind it that are still to come
-	largest int                // length of the largest record with its header
+	largest int                // length of the largest record with its header, up to recordMost
 	more    bool               // the last read brought all that it asked for
-	over    []byte             // what it brought of the next record
+
+	reading sync.Mutex
+	over    []byte // bytes in hand, behind the end of the record that crypto/tls has
+	room    *room  // what they lie in; nil for memory of their own
+	closed  bool   // nothing is kept in hand
 
 	mu       sync.Mutex
 	held     *[]byte // what hold keeps back
@@ -141,35 +146,71 @@ type records struct {
 
 // Read waits for bytes if it may. If it may not, it brings what is there, or says "not
 // now".
-func (r *records) Read(p []byte) (n int, err error) {
-	if len(r.over) > 0 {
-		n = copy(p, r.over[:r.upToEnd(r.over[:min(len(p), len(r.over))])])
-		if r.over = r.over[n:]; len(r.over) == 0 {
-			r.over = nil
-		}
+func (r *records) Read(p []byte) (int, error) {
+	if n := r.inHand(p); n > 0 {
 		return n, nil
 	}
-	single := r.socket != nil && r.many()
-	if single {
-		p = p[:min(len(p), r.expected())]
-	}
-	switch {
-	case r.patient || !r.shaken:
-		r.patient = false
-		n, err = r.Conn.Read(p)
-	case r.more:
-		n, err = r.socket.readNow(p)
-	default:
+	wait := r.patient || !r.shaken
+	if !wait && !r.more {
 		return 0, errNotNow
 	}
-	r.more = single && n == len(p)
-	for end := 0; end < n; {
-		if end += r.upToEnd(p[end:n]); single && end < n {
-			r.over = append(r.over, p[end:n]...)
-			n = end
-		}
+	r.patient = false
+	if r.socket == nil {
+		return r.Conn.Read(p)
 	}
-	return n, err
+	p = p[:min(len(p), r.expected())]
+	n, room, err := r.socket.read(p, r.shaken, wait)
+	r.more = n == len(p) || room != nil && n == len(p)+len(room)-recordMost
+	p = p[:min(len(p), n)]
+	end := r.upToEnd(p)
+	r.keep(p[end:], room, n-len(p))
+	return end, err
+}
+
+// inHand brings what is in hand of the record that is arriving.
+func (r *records) inHand(p []byte) int {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	n := copy(p, r.over[:r.upToEnd(r.over[:min(len(p), len(r.over))])])
+	if r.over = r.over[n:]; len(r.over) == 0 {
+		r.drop()
+	}
+	return n
+}
+
+// keep takes in hand what was read behind the end of a record: first, and n bytes of
+// room, which may be nil.
+func (r *records) keep(first []byte, room *room, n int) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.room = room
+	if room == nil {
+		r.over = bytes.Clone(first)
+	} else {
+		begin := recordMost - len(first)
+		copy(room[begin:], first)
+		r.over = room[begin : recordMost+n]
+	}
+	if r.closed {
+		r.drop()
+	}
+}
+
+// drop forgets what is in hand. The caller holds r.reading.
+func (r *records) drop() {
+	if r.room != nil {
+		r.room.free()
+	}
+	r.over, r.room = nil, nil
+}
+
+// Close implements net.Conn.
+func (r *records) Close() error {
+	r.reading.Lock()
+	r.closed = true
+	r.drop()
+	r.reading.Unlock()
+	return r.Conn.Close()
 }
 
 // expected is how many bytes the record that is arriving has yet to bring. Of one whose
@@ -192,11 +233,37 @@ func (r *records) upToEnd(b []byte) int {
 		}
 		r.headed = 0
 		r.left = int(r.header[3])<<8 | int(r.header[4])
-		r.largest = max(r.largest, recordHeader+r.left)
+		r.largest = min(max(r.largest, recordHeader+r.left), recordMost)
 	}
 	m := min(r.left, len(b)-n)
 	r.left -= m
 	return n + m
+}
+
+// room is where bytes wait that were read behind the end of a record. Those that were
+// read together with them, in front, belong to another record.
+type room [48 << 10]byte
+
+// maxRooms is how many rooms there are: whose caller takes no more for now keeps one.
+const maxRooms = 32
+
+var (
+	rooms     = sync.Pool{New: func() any { return new(room) }}
+	roomsUsed atomic.Int32
+)
+
+// newRoom returns a room, or nil if all are in use.
+func newRoom() *room {
+	if roomsUsed.Add(1) > maxRooms {
+		roomsUsed.Add(-1)
+		return nil
+	}
+	return rooms.Get().(*room)
+}
+
+func (r *room) free() {
+	rooms.Put(r)
+	roomsUsed.Add(-1)
 }
 
 // hold keeps back what is written from now on.

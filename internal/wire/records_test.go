@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -82,8 +83,6 @@ func (*wireConn) SetWriteDeadline(time.Time) error { return nil }
 
 var versions = map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13}
 
-func always() bool { return true }
-
 // connected is a tlsConn with a server at the other end, in memory.
 func connected(t testing.TB, version uint16) (c *tlsConn, client *wireConn, server *tls.Conn, wire *wireConn) {
 	t.Helper()
@@ -94,7 +93,7 @@ func connected(t testing.TB, version uint16) (c *tlsConn, client *wireConn, serv
 	clientConfig.DynamicRecordSizingDisabled = true
 	client, wire = newWire()
 	server = tls.Server(wire, serverConfig)
-	c = newTLSConn(client, clientConfig, always)
+	c = newTLSConn(client, clientConfig)
 	handshake := make(chan error)
 	go func() { handshake <- server.Handshake() }()
 	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
@@ -150,7 +149,7 @@ func bothWays(t *testing.T, name string, c, server net.Conn) {
 	wg.Go(func() { drain(t, c, answered) })
 	wg.Wait()
 	if t.Failed() {
-		t.Fatal(name)
+		t.Error(name)
 	}
 }
 
@@ -168,13 +167,117 @@ func TestBytesComeThrough(t *testing.T) {
 	}
 }
 
-// They do over a socket, too, whether or not there are many connections.
+// They do over sockets, too, whether there is room for what is read ahead always, never,
+// or sometimes.
 func TestBytesComeThroughSockets(t *testing.T) {
 	for name, version := range versions {
-		for _, many := range []func() bool{always, func() bool { return false }, func() bool { return rand.IntN(2) == 0 }} {
-			c, server := connectedBySockets(t, version, many)
-			bothWays(t, name, c, server)
+		for _, left := range []int{maxRooms, 0, 2} {
+			leaveRooms(t, left)
+			var wg sync.WaitGroup
+			for range 4 {
+				c, server := connectedBySockets(t, version)
+				wg.Go(func() { bothWays(t, name, c, server) })
+			}
+			wg.Wait()
+			if used := int(roomsUsed.Load()); used != maxRooms-left {
+				t.Errorf("%s: %d rooms are in use, want %d", name, used, maxRooms-left)
+			}
 		}
+	}
+}
+
+// leaveRooms takes all rooms but some for the rest of the test.
+func leaveRooms(t *testing.T, n int) {
+	taken := int32(maxRooms-n) - roomsUsed.Load()
+	roomsUsed.Add(taken)
+	t.Cleanup(func() { roomsUsed.Add(-taken) })
+}
+
+// What a read brings ends where a record ends, whatever records are long, those included
+// that TLS does not allow, and whatever arrives together.
+func TestReadsEndWhereRecordsEnd(t *testing.T) {
+	for _, left := range []int{maxRooms, 0} {
+		leaveRooms(t, left)
+		near, far := sockets(t)
+		r := &records{Conn: near, shaken: true, socket: newSocket(near), largest: recordFull}
+		var bursts [][]byte
+		begins, ends, total := map[int]bool{}, map[int]bool{}, 0
+		for _, length := range []int{0, 1, 100, recordData + 17, 100, recordMost - 5, 3, 20, recordMost - 5, 0, 0, 4096, 0xffff, 7, 8000, 8000, 8000} {
+			var burst []byte
+			begins[total] = true
+			for range 10 + rand.IntN(50) {
+				burst = append(burst, 23, 3, 3, byte(length>>8), byte(length))
+				burst = append(burst, randomBytes(length)...)
+				ends[total+len(burst)] = true
+			}
+			bursts, total = append(bursts, burst), total+len(burst)
+		}
+		next := make(chan bool)
+		go func() {
+			for _, burst := range bursts {
+				<-next
+				pour(t, far, burst)
+			}
+			_ = far.Close()
+		}()
+		var got []byte
+		for {
+			if begins[len(got)] {
+				next <- true
+				time.Sleep(10 * time.Millisecond) // so much of a burst is there
+			}
+			r.patient = rand.IntN(3) > 0
+			p := make([]byte, 600+rand.IntN(70_000))
+			n, err := r.Read(p)
+			if err == io.EOF {
+				break
+			} else if err != nil && err != errNotNow {
+				t.Fatal(err)
+			} else if err == errNotNow {
+				r.patient = true
+				if n, err = r.Read(p); err == io.EOF {
+					break
+				}
+			}
+			for i := len(got) + 1; i < len(got)+n; i++ {
+				if ends[i] {
+					t.Fatalf("a read brings bytes %d to %d, and a record ends at %d", len(got), len(got)+n, i)
+				}
+			}
+			got = append(got, p[:n]...)
+		}
+		if !bytes.Equal(got, slices.Concat(bursts...)) {
+			t.Error("the bytes differ")
+		}
+	}
+}
+
+// A connection that is closed gives its room back, whatever its reader does, and those
+// that got none go on.
+func TestRoomsComeBack(t *testing.T) {
+	var closers sync.WaitGroup
+	for i := range 2 * maxRooms {
+		c, server := connectedBySockets(t, tls.VersionTLS13)
+		sent := make([]byte, 100_000)
+		go func() { _, _ = server.Write(sent) }()
+		p := make([]byte, 100) // much less than what has arrived
+		if _, err := io.ReadFull(c, p); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			closers.Go(func() { _, _ = io.Copy(io.Discard, c) }) // until the end, which does not come
+		}
+		closers.Go(func() {
+			time.Sleep(100 * time.Millisecond)
+			_ = c.Close()
+		})
+	}
+	if used := roomsUsed.Load(); used > maxRooms {
+		t.Errorf("%d rooms were in use at once", used)
+	}
+	closers.Wait()
+	if used := roomsUsed.Load(); used != 0 {
+		t.Errorf("%d rooms were not given back", used)
 	}
 }
 
@@ -521,28 +624,33 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// connectedBySockets is a tlsConn with a server at the other end, over loopback.
-func connectedBySockets(t testing.TB, version uint16, many func() bool) (*tlsConn, *tls.Conn) {
+// sockets are the two ends of a connection over loopback.
+func sockets(t testing.TB) (near, far net.Conn) {
 	t.Helper()
-	serverConfig, clientConfig := serverTLS(t)
-	serverConfig.MaxVersion = version
-	clientConfig.ServerName = "wechat.test"
-	serverConfig.DynamicRecordSizingDisabled = true
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	near, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
+	if near, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	far, err := ln.Accept()
-	if err != nil {
+	if far, err = ln.Accept(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = near.Close(); _ = far.Close() })
-	c, server := newTLSConn(near, clientConfig, many), tls.Server(far, serverConfig)
+	return near, far
+}
+
+// connectedBySockets is a tlsConn with a server at the other end, over loopback.
+func connectedBySockets(t testing.TB, version uint16) (*tlsConn, *tls.Conn) {
+	t.Helper()
+	serverConfig, clientConfig := serverTLS(t)
+	serverConfig.MaxVersion = version
+	clientConfig.ServerName = "wechat.test"
+	serverConfig.DynamicRecordSizingDisabled = true
+	near, far := sockets(t)
+	c, server := newTLSConn(near, clientConfig), tls.Server(far, serverConfig)
 	handshake := make(chan error)
 	go func() { handshake <- server.Handshake() }()
 	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
@@ -556,8 +664,11 @@ func connectedBySockets(t testing.TB, version uint16, many func() bool) (*tlsCon
 // its bytes arrive: of all that many slow downloads cost it would be the most.
 func TestOneRecordIsKept(t *testing.T) {
 	for name, version := range versions {
-		for _, piece := range []int{1000, recordData, 100_000, 1 << 20} {
-			c, server := connectedBySockets(t, version, always)
+		for i, piece := range []int{1000, recordData, 100_000, 1 << 20, 1000, 1 << 20} {
+			if i == 4 {
+				leaveRooms(t, 0)
+			}
+			c, server := connectedBySockets(t, version)
 			const size = 2 << 20
 			go func() {
 				for sent := 0; sent < size; sent += piece {
@@ -582,7 +693,7 @@ func TestOneRecordIsKept(t *testing.T) {
 // What is there is read together from a socket, too, and its end is told.
 func TestMuchAtOnceFromSocket(t *testing.T) {
 	for name, version := range versions {
-		c, server := connectedBySockets(t, version, always)
+		c, server := connectedBySockets(t, version)
 		const size = 32 << 10
 		if _, err := server.Write(make([]byte, size)); err != nil {
 			t.Fatal(err)

@@ -57,7 +57,7 @@ func connectedToScribe(t testing.TB) (*tlsConn, *scribe) {
 	serverConfig.KeyLogWriter = &keyLog
 	client, wire := newWire()
 	server := tls.Server(wire, serverConfig)
-	c := newTLSConn(client, clientConfig, always)
+	c := newTLSConn(client, clientConfig)
 	handshake := make(chan error)
 	go func() { handshake <- server.Handshake() }()
 	if err := errors.Join(c.Handshake(), <-handshake); err != nil {
