@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	replay    = 64        // MiB, the gateway's default of replay_buffer
-	room      = 64        // MiB, for everything else
-	refused   = 16        // MiB, of 256 callers over what their connections take
-	pacedPort = 20445     // of the upstream, where it sends little ahead
-	pace      = 1_000_000 // bytes a second, of who is slow: two cores keep up with 256
-	streams   = 128       // of callers who share a connection
+	replay    = 64      // MiB, the gateway's default of replay_buffer
+	room      = 64      // MiB, for everything else
+	refused   = 16      // MiB, of 256 callers over what their connections take
+	pacedPort = 20445   // of the upstream, where it sends little ahead
+	pace      = 500_000 // bytes a second, of who is slow: two cores keep up with 256
+	streams   = 128     // of callers who share a connection
 )
 
 const gatewayTLS = "127.0.0.1:20472"
@@ -70,7 +70,7 @@ type measurement struct {
 	idle, growth []string // of each round
 	inARow, most int      // growth when the load goes on, and in any round
 	connections  int64    // to WeChat, at the most
-	answers      string
+	answers      []string // of each load that was answered in another way
 }
 
 // memory prints one line for each load: load, protocol, callers, bound, idle and growth
@@ -92,7 +92,7 @@ func memory(command []string) {
 				must(m.measure(command, l, p, times))
 			}
 			fmt.Fprintf(io.MultiWriter(os.Stdout, os.Stderr), "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%s\n", l.name, p.name, l.callers, l.bound[i],
-				strings.Join(m.idle, ","), strings.Join(m.growth, ","), m.inARow, m.connections, m.answers)
+				strings.Join(m.idle, ","), strings.Join(m.growth, ","), m.inARow, m.connections, strings.Join(m.answers, "; "))
 			exceeded = exceeded || l.bound[i] > 0 && m.most > l.bound[i]
 		}
 	}
@@ -130,7 +130,9 @@ func (m *measurement) measure(command []string, l load, p protocol, times int) e
 				return fmt.Errorf("starting a new high-water mark: %w", err)
 			}
 		}
-		m.answers = l.run(callers)
+		if answers := l.run(callers); !slices.Contains(m.answers, answers) {
+			m.answers = append(m.answers, answers)
+		}
 		if m.inARow = resident(gateway.Process.Pid, "VmHWM") - idle; i == 0 {
 			m.idle, m.growth = append(m.idle, strconv.Itoa(idle)), append(m.growth, strconv.Itoa(m.inARow))
 			m.most = max(m.most, m.inARow)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,38 +106,39 @@ func (r run) waits(row, contender string) (medians, all []float64, failed float6
 	return medians, all, failed
 }
 
-// repetition says how many medians of a second run lie within the spread of this one, and
-// how far beside it the others are.
+// repetition says how many medians of a second run lie within the spread of this one, as
+// it is printed, and how far beside it the others are.
 func (r run) repetition(second run) string {
 	var within, all [2]int // of load and of distance
 	var beside [2]float64  // ratios in percent, times in ms
-	count := func(part int, a, b []float64) {
+	count := func(part int, unit float64, a, b []float64) {
 		if len(a) == 0 || len(b) == 0 {
 			return
 		}
-		median, least, most := quantile(b, 0.5), slices.Min(a), slices.Max(a)
+		printed := func(v float64) float64 { return math.Round(v / unit) }
+		median, least, most := printed(quantile(b, 0.5)), printed(slices.Min(a)), printed(slices.Max(a))
 		all[part]++
 		if far := max(least-median, median-most); far <= 0 {
 			within[part]++
 		} else if part == 0 {
-			beside[0] = max(beside[0], 100*far/quantile(a, 0.5))
+			beside[0] = max(beside[0], 100*far*unit/quantile(a, 0.5))
 		} else {
-			beside[1] = max(beside[1], far)
+			beside[1] = max(beside[1], far*unit)
 		}
 	}
 	for _, cell := range r.load.rows {
 		for _, other := range others {
-			count(0, r.costs(cell, "ours", other, cpu), second.costs(cell, "ours", other, cpu))
-			count(0, r.costs(cell, "ours", other, rate), second.costs(cell, "ours", other, rate))
+			count(0, 0.01, r.costs(cell, "ours", other, cpu), second.costs(cell, "ours", other, cpu))
+			count(0, 0.01, r.costs(cell, "ours", other, rate), second.costs(cell, "ours", other, rate))
 		}
 	}
 	for _, row := range r.distance.rows {
 		a, _, _ := r.waits(row, "ours")
 		b, _, _ := second.waits(row, "ours")
-		count(1, a, b)
+		count(1, 1, a, b)
 	}
 	return fmt.Sprintf("\nA second run gave %d of %d ratios and %d of %d times at a distance within the spread stated here (ours, medians); "+
-		"the others are at most %.0f %% and %.1f ms beside it.\n", within[0], all[0], within[1], all[1], beside[0], beside[1])
+		"the others are at most %.0f %% and %.0f ms beside it.\n", within[0], all[0], within[1], all[1], beside[0], beside[1])
 }
 
 var (
