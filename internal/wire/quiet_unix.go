@@ -5,9 +5,7 @@ package wire
 // What lies in a socket unread: bytes, or the end of the connection. A goroutine that
 // waits for them hears of it a moment later.
 
-import (
-	"syscall"
-)
+import "syscall"
 
 // quiet reports whether nothing has arrived on conn.
 func quiet(conn syscall.Conn) bool {

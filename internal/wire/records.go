@@ -163,7 +163,9 @@ func (r *records) Read(p []byte) (int, error) {
 	r.more = n == len(p) || room != nil && n == len(p)+len(room)-recordMost
 	p = p[:min(len(p), n)]
 	end := r.upToEnd(p)
-	r.keep(p[end:], room, n-len(p))
+	if room != nil || end < len(p) {
+		r.keep(p[end:], room, n-len(p))
+	}
 	return end, err
 }
 
@@ -244,7 +246,8 @@ func (r *records) upToEnd(b []byte) int {
 // read together with them, in front, belong to another record.
 type room [48 << 10]byte
 
-// maxRooms is how many rooms there are: whose caller takes no more for now keeps one.
+// maxRooms is how many rooms there are. A connection whose caller takes no more for now
+// keeps its room; those that find none read one record at a time.
 const maxRooms = 32
 
 var (

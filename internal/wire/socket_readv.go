@@ -72,12 +72,11 @@ func (s *socket) read(p []byte, ahead, wait bool) (n int, r *room, err error) {
 	err = s.raw.Read(s.try)
 	n, r = s.n, s.room
 	s.p, s.room, s.n = nil, nil, 0
-	var op *net.OpError
 	switch {
-	case errors.As(err, &op):
-		op.Op = "read"
-		return 0, nil, err
 	case err != nil:
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			op.Op = "read" // which is what net.Conn says
+		}
 		return 0, nil, err
 	case s.err == unix.EAGAIN:
 		return 0, nil, errNotNow
