@@ -4,11 +4,16 @@ package wechatmedia
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddy-wechat/caddy-wechat-media/internal/platform"
 	"github.com/caddy-wechat/caddy-wechat-media/sandbox"
@@ -122,6 +127,48 @@ func TestSiteThatIsGone(t *testing.T) {
 	defer mu.Unlock()
 	if calls["goes"] != 0 || calls["stays"] == 0 {
 		t.Errorf("token calls by site: %v", calls)
+	}
+}
+
+// A server that stops waits for connections that nothing came over yet, and so would a
+// sandbox of the same config for those that are made ahead. They go as soon as the config
+// stops, and a request that is still there makes its own.
+func TestSparesOfAConfigThatStops(t *testing.T) {
+	accounts := testAccounts()
+	accounts.KeepAlive = false
+	srv := httptest.NewUnstartedServer(sandbox.New(accounts))
+	var mu sync.Mutex
+	waiting := make(map[net.Conn]bool)
+	srv.Config.ConnState = func(c net.Conn, s http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if delete(waiting, c); s == http.StateNew {
+			waiting[c] = true
+		}
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(waiting)
+	}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	g := startGateway(t, block(srv.URL))
+	g.get("/cgi-bin/media/get?media_id=abc")
+	if !eventually(func() bool { return count() > 0 }) {
+		t.Fatal("no connection was made ahead")
+	}
+	ctx := caddy.ActiveContext()
+	app, err := ctx.App("events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app.(*caddyevents.App).Emit(ctx, "stopping", nil)
+	if !eventually(func() bool { return count() == 0 }) {
+		t.Errorf("%d connections are still there", count())
+	}
+	if _, body := g.get("/cgi-bin/media/get?media_id=abc"); !strings.Contains(string(body), "40007") {
+		t.Errorf("a request that is still there: %s", body)
 	}
 }
 

@@ -385,21 +385,29 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 		return fmt.Errorf("getting events app: %w", err)
 	}
 	t.events = events.(*caddyevents.App)
-	return t.events.On("started", onStarted{t})
+	return errors.Join(
+		t.events.On("started", onEvent{t.start}),
+		// A server that is stopped waits for a connection that was made and not used yet; which
+		// may be a server of the same config.
+		t.events.On("stopping", onEvent{t.dialer.Close}))
 }
 
-// onStarted handles the event of a config that has started. Caddy logs it as JSON.
-type onStarted struct{ t *Transport }
+// onEvent handles an event, of which nothing matters but that it happened. Caddy logs it as JSON.
+type onEvent struct{ do func() }
 
 // Handle implements caddyevents.Handler.
-func (s onStarted) Handle(context.Context, caddy.Event) error {
-	s.t.running = true
-	replayLimits.Add(s.t.ReplayBuffer)
-	for _, a := range s.t.apps {
-		s.t.startMetrics(a)
+func (e onEvent) Handle(context.Context, caddy.Event) error {
+	e.do()
+	return nil
+}
+
+func (t *Transport) start() {
+	t.running = true
+	replayLimits.Add(t.ReplayBuffer)
+	for _, a := range t.apps {
+		t.startMetrics(a)
 		a.attached.Start()
 	}
-	return nil
 }
 
 // Cleanup releases what t acquired. Requests that outlast the config's grace
