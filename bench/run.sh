@@ -36,13 +36,13 @@ report() {
 }
 
 results=results/first
-parts=${PARTS:-load distance memory} rounds=${ROUNDS:-10} processes=${ROUNDS:-1} seconds=1 cells=${CELLS:-.}
+parts=${PARTS:-load distance memory} rounds=${ROUNDS:-10} loads=${ROUNDS:-20} processes=${ROUNDS:-1} seconds=1 cells=${CELLS:-.}
 options=(-only "${ONLY-}" -lulls "${LULLS:-9}" -calls "${CALLS:-7}")
 case ${1-} in
 "") ;;
 --second) results=results/second parts=${PARTS:-load distance} cells=${CELLS:--32$} ;;
 --quick)
-	results=results/quick rounds=${ROUNDS:-1} cells=${CELLS:-'-(1|32)$'}
+	results=results/quick rounds=${ROUNDS:-1} loads=${ROUNDS:-1} cells=${CELLS:-'-(1|32)$'}
 	options+=(-calls "${CALLS:-5}" -lulls "${LULLS:-1}" -scale 0.05 -in-a-row 1 -size 2097152 -hold 2s)
 	;;
 --report) report; exit ;;
@@ -149,13 +149,13 @@ all_cells() {
 
 # Every contender in every cell, again and again; within a cell they follow upon each other
 # and take turns in who is first. So what else the machine does strikes all alike. The
-# cells with 32 callers, which have goals, are measured in every round, others in every other.
+# cells with 32 callers, which have goals, are measured in every round, others in every third.
 run_load() {
 	: >"$results/load.tsv"
-	for round in $(seq "$rounds"); do
+	for round in $(seq "$loads"); do
 		for cell in $(all_cells | grep -E -- "$cells"); do
-			[[ $cell == *-32 || $((round % 2)) = 1 ]] || continue
-			echo "round $round of $rounds, $cell" >&2
+			[[ $cell == *-32 || $((round % 3)) = 1 ]] || continue
+			echo "round $round of $loads, $cell" >&2
 			for i in "${!names[@]}"; do
 				place=$(((i + round) % ${#names[@]}))
 				measure "$round" "$cell" "${names[place]}" $place
