@@ -36,7 +36,7 @@ report() {
 }
 
 results=results/first
-parts=${PARTS:-load distance memory} rounds=${ROUNDS:-10} loads=${ROUNDS:-20} processes=${ROUNDS:-1} seconds=1 cells=${CELLS:-.}
+parts=${PARTS:-load distance memory} rounds=${ROUNDS:-10} loads=${ROUNDS:-20} processes=${ROUNDS:-1} cells=${CELLS:-.}
 options=(-only "${ONLY-}" -lulls "${LULLS:-9}" -calls "${CALLS:-7}")
 case ${1-} in
 "") ;;
@@ -134,7 +134,7 @@ measure() {
 		taskset -c $other_cores wrk -t1 -c"$callers" -s load.lua --timeout 20s)
 	"${load[@]}" -d1s "$url" >"$dir/wrk" # to warm up
 	cpu=$(ticks "${process[5$name]}") before=$(cores)
-	"${load[@]}" -d$((size > 1000000 ? 2 * seconds : seconds))s "$url" >"$dir/wrk"
+	"${load[@]}" -d$((size > 1000000 ? callers > 32 ? 4 : 2 : 1))s "$url" >"$dir/wrk"
 	cpu=$(($(ticks "${process[5$name]}") - cpu))
 	grep -q '^figures [0-9.]*[1-9].* 0$' "$dir/wrk" || fail "$name in $cell, of $((header + body)) bytes each: $(cat "$dir/wrk")"
 	# round, cell, contender, requests a second, CPU µs a request, p50 and p99 in µs, how busy the cores are in percent
