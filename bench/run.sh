@@ -134,7 +134,7 @@ measure() {
 		taskset -c $other_cores wrk -t1 -c"$callers" -s load.lua --timeout 20s)
 	"${load[@]}" -d1s "$url" >"$dir/wrk" # to warm up
 	cpu=$(ticks "${process[5$name]}") before=$(cores)
-	"${load[@]}" -d$((size > 1000000 ? callers > 32 ? 4 : 2 : 1))s "$url" >"$dir/wrk"
+	"${load[@]}" -d$((size < 1000000 ? 1 : callers < 256 ? 2 : 8))s "$url" >"$dir/wrk"
 	cpu=$(($(ticks "${process[5$name]}") - cpu))
 	grep -q '^figures [0-9.]*[1-9].* 0$' "$dir/wrk" || fail "$name in $cell, of $((header + body)) bytes each: $(cat "$dir/wrk")"
 	# round, cell, contender, requests a second, CPU µs a request, p50 and p99 in µs, how busy the cores are in percent
@@ -149,12 +149,12 @@ all_cells() {
 
 # Every contender in every cell, again and again; within a cell they follow upon each other
 # and take turns in who is first. So what else the machine does strikes all alike. The
-# cells with 32 callers, which have goals, are measured in every round, others in every third.
+# cells with 32 callers, which have goals, are measured in every round, others in every fifth.
 run_load() {
 	: >"$results/load.tsv"
 	for round in $(seq "$loads"); do
 		for cell in $(all_cells | grep -E -- "$cells"); do
-			[[ $cell == *-32 || $((round % 3)) = 1 ]] || continue
+			[[ $cell == *-32 || $((round % 5)) = 1 ]] || continue
 			echo "round $round of $loads, $cell" >&2
 			for i in "${!names[@]}"; do
 				place=$(((i + round) % ${#names[@]}))
