@@ -137,8 +137,8 @@ func (r run) repetition(second run) string {
 		b, _, _ := second.waits(row, "ours")
 		count(1, 1, a, b)
 	}
-	return fmt.Sprintf("\nA second run gave %d of %d ratios and %d of %d times at a distance within the spread stated here (ours, medians); "+
-		"the others are at most %.0f %% and %.0f ms beside it.\n", within[0], all[0], within[1], all[1], beside[0], beside[1])
+	return fmt.Sprintf("\nA second run gave %d of %d ratios and %d of %d times at a distance within the spread stated here (ours, medians), "+
+		"and none further beside it than %.0f %% or %.0f ms.\n", within[0], all[0], within[1], all[1], beside[0], beside[1])
 }
 
 var (
