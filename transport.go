@@ -387,8 +387,8 @@ func (t *Transport) startWithConfig(ctx caddy.Context) error {
 	t.events = events.(*caddyevents.App)
 	return errors.Join(
 		t.events.On("started", onEvent{t.start}),
-		// A server that is stopped waits for a connection that was made and not used yet; which
-		// may be a server of the same config.
+		// A server that stops waits for connections that nothing came over yet, and a server of
+		// the same config may be in WeChat's place.
 		t.events.On("stopping", onEvent{t.dialer.Close}))
 }
 
